@@ -439,7 +439,7 @@ def _attention(result):
     for effect in result.get("kept", ()):
         images = effect["images"]
         count = _count(len(images), "image")
-        own = f"Declare {effect['base']} to bring them to another version."
+        own = f"To change them, declare {effect['base']}."
         if effect["declared"] is not None:
             own = f"{effect['base']} has its own declaration: {effect['declared']}."
         names = _first(_named(images))

@@ -323,7 +323,7 @@ class TestDevices:
         named = [BASE, "12.1", bundles]
         for function, arguments in {"apply": [bundle], **dict.fromkeys(("plan", "fetch", "converge"), named)}.items():
             error = lab.refused("device-refused", function, *arguments)
-            assert error.info["message"].endswith(f"12.0_12.1.tar: the bundle brings {device_text}")
+            assert error.info["message"].endswith(f"12.0_12.1.tar: the bundle contains {device_text}")
         lab.minion.configure(baseimg={"allow_devices": True})
         assert lab.apply(bundle)["changed"] is True
 

@@ -169,7 +169,7 @@ def targets(steps: Plan, catalogue: Catalogue) -> set[str]:
 
 
 class Change:
-    """One operation that brings a base to a version."""
+    """One operation that converges a base to a version."""
 
     def __init__(
         self,

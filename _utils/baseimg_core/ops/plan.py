@@ -63,7 +63,7 @@ def check_device(context: Context, path: bytes, entry: Entry | None) -> None:
     if entry and entry.is_unusual_device and not context.devices:
         major, minor = entry.device
         device = f"{overlay.path_text(path)}, a {entry.kind.value} device {major}:{minor}"
-        raise DeviceRefused(f"the bundle brings {device}")
+        raise DeviceRefused(f"the bundle contains {device}")
 
 
 class Catalogue:
@@ -168,7 +168,7 @@ class Catalogue:
         return [f"the bundle of {version} is declared without hash: a corrected bundle would not be noticed"]
 
     def _digest(self, declared: Source) -> str | None:
-        """Return a bundle's declared digest, else the digest of its file; ``None`` if only a fetch would tell."""
+        """Return a bundle's declared digest, else the digest of its file; ``None`` if only a fetch shows it."""
         if declared.digest:
             return declared.digest
         if declared.source not in self._digests:

@@ -22,7 +22,7 @@ from . import bases, contents, swap
 from .bases import Base
 from .containers import usage
 
-_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between looks at users that cannot be told
+_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between checks of users whose generation is uncertain
 
 
 def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dict[str, Any]]:

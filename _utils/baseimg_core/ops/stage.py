@@ -72,7 +72,7 @@ def stage(context: Context, base: Base, record: Record, plan: Plan, catalogue: C
 def _record_packages(
     base: Base, record: Record, start: Generation, staged: Generation, manifests: Sequence[Manifest]
 ) -> None:
-    """Record what a new generation changes since the pristine content, if its start and all its bundles tell."""
+    """Record what a new generation changes since the pristine content, if its start and all its bundles record it."""
     path = base.store.layout.delivered
     steps = [manifest.packages for manifest in manifests]
     if start.number:

@@ -14,7 +14,7 @@ from .screen import Screen
 from .store import Store
 
 INTERVAL = 2.0  # seconds between two reads of the record
-_DISCOVERY = 0.2  # seconds between two looks for the record of a rollout that begins
+_DISCOVERY = 0.2  # seconds between two checks for the record of a rollout that begins
 
 
 def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:

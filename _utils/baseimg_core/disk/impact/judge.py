@@ -328,7 +328,7 @@ class _Image:
             yield Reason(Verdict.BREAKS if is_started else Verdict.IMPAIRED, "runtime", overlay.path_text(path), text)
 
     def _addons(self) -> Iterator[Reason]:
-        """Yield the reasons for compiled modules of Node whose names do not tell their ABI."""
+        """Yield the reasons for compiled modules of Node whose names do not contain their ABI."""
         lost = sorted(runtime.version for runtime in self._change.losses.runtimes if runtime.language == "node")
         verdict = Verdict.BREAKS if "node" in self._start.languages else Verdict.IMPAIRED
         for path in self._visible("addons") if lost else ():

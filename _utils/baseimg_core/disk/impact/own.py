@@ -35,7 +35,7 @@ class OwnFiles:
     texts: list[bytes] = field(default_factory=list)
     #: Module directories and extension modules, each with its runtime.
     modules: list[tuple[bytes, Runtime]] = field(default_factory=list)
-    #: Compiled modules of Node whose names do not tell their ABI.
+    #: Compiled modules of Node whose names do not contain their ABI.
     addons: list[bytes] = field(default_factory=list)
     #: Removed paths.
     whiteouts: list[bytes] = field(default_factory=list)

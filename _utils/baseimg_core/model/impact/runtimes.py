@@ -23,7 +23,7 @@ class Runtime:
     version: str
 
 
-#: The headers in Node's own archives, which official images keep: they tell the ABI.
+#: The headers in Node's own archives, which official images keep: they define the ABI.
 NODE_HEADERS = (b"usr/local/include/node/node_version.h", b"usr/include/node/node_version.h")
 
 
