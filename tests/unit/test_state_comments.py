@@ -22,6 +22,7 @@ def image(name: str, verdict: str) -> dict[str, Any]:
     return {"image": name, "verdict": verdict, "reasons": [LEFT], "covered": {}, "shadowed": [], "warnings": []}
 
 
+NOTHING: dict[str, Any] = {"paths": 0, "packages": {}}
 RESULT: dict[str, Any] = {
     "changed": True,
     "repaired": False,
@@ -32,7 +33,7 @@ RESULT: dict[str, Any] = {
     "containers": {"current": [], "outdated": ["shop"], "unknown": []},
     "protected": [],
     "warnings": ["version 12.1 is unproven"],
-    "kept": [{"base": "corp/java:1", "version": "1", "images": ["app:1"], "declared": None, "masked": None}],
+    "kept": [{"base": "corp/java:1", "version": "1", "images": ["app:1"], "declared": None, "masked": NOTHING}],
     "masked": [],
     "restart": {"mode": "keep", "restarted": [], "started": [], "left": {}, "batches": []},
     "pruned": {"removed": [], "freed": 0, "in_use": [], "warnings": []},
@@ -104,6 +105,12 @@ NEST = {
     "kept": [{**RESULT["kept"][0], "version": "2", "masked": {"paths": 14, "packages": {"openssl": ["1", "2"]}}}],
     "masked": [{"base": "corp/os:1", "version": "5", "paths": 1, "packages": {}}],
 }
+
+
+def test_what_is_masked_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [{**RESULT["kept"][0], "masked": None}]
+    lines = comment({**RESULT, "kept": kept, "impact": None}, False, monkeypatch)
+    assert "Unknown how much of 12.1 reaches the images on corp/java:1, kept at 1." in lines
 
 
 @pytest.mark.parametrize(("test", "verb"), [(True, "Would no longer reach"), (False, "No longer reach")])
