@@ -298,7 +298,7 @@ class TestTheGate:
         before, untouched = node.inventory(), node.started("waits")
         text, done = node.fails(timeout=(seconds := scaled(2)))
         assert f"app is unhealthy, output of its health check: wrong base, {seconds} s after it was started" in text
-        assert "The base shows 12.0 again, and so do, restarted: app" in text
+        assert "The base shows 12.0 again; restarted on it: app" in text
         assert (done["changed"], done["from"], done["to"], done["restart"]["rolled_back"]) == (
             False,
             "12.0",

@@ -23,8 +23,8 @@ _SECONDS = ((0, 540), (1140, 2300), (2900, 4520))  # when the waves began and en
 _THRESHOLD = 99
 _FAILED = (
     f"{BASE} {NEW}: shop-web is unhealthy, output of its health check: GET /healthz returned 503 "
-    f"(connection refused to db:5432), 120 s after it was started. The base shows {OLD} again, and so do, "
-    "restarted: shop-web"
+    f"(connection refused to db:5432), 120 s after it was started. The base shows {OLD} again; "
+    "restarted on it: shop-web"
 )
 
 

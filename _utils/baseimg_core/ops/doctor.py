@@ -131,7 +131,7 @@ def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] < PYTHON:
         least = ".".join(map(str, PYTHON))
-        command = "upgrade the package salt-minion: it brings its own Python"
+        command = "upgrade the package salt-minion: it includes its own Python"
         return Check("Python", FAILED, f"{version}, {least} is the oldest that works", "python-old", command)
     return Check("Python", OK, version)
 

@@ -1,4 +1,4 @@
-"""Required fixes: refuse a change that does not bring them to every image, and a live content that lacks one."""
+"""Required fixes: refuse a change whose fixes do not reach every image, and a live content that lacks one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REFUSED = 5  # fixes and images in an error
 
 def check_change(context: Context, base: Base, judge: ImageJudge, images: Iterable[Image]) -> None:
     """
-    Refuse a change that lacks a required fix, or that does not bring it to an image that is started.
+    Refuse a change that lacks a required fix, or whose fix does not reach an image that is started.
 
     A fix of the live content that the change keeps also counts.
 

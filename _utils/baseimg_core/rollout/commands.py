@@ -537,7 +537,7 @@ def check_master(options: Mapping[str, Any]) -> None:
     if options.get("order_masters"):
         raise MasterUnsuitable(
             "this master hands jobs to syndics (order_masters), and their minions are not known here",
-            "run 'salt-run baseimg.rollout' on each master that has minions of its own (docs/design/scale.md)",
+            "run 'salt-run baseimg.rollout' on each master that has minions (docs/design/scale.md)",
         )
     if not options.get("job_cache", True) or options.get("ext_job_cache"):
         raise MasterUnsuitable(

@@ -505,9 +505,7 @@ def explain(name: str, version: str, policy: Policy, done: Outcome, live_version
             text += ": no other content is present to go back to"
     else:
         again = [container for container in done.restarted if container not in done.still_failing]
-        text += f"The base shows {live_version} again" + (
-            f", and so do, restarted: {', '.join(again)}" if again else ""
-        )
+        text += f"The base shows {live_version} again" + (f"; restarted on it: {', '.join(again)}" if again else "")
     for container, failure in done.still_failing.items():
         text += f". STILL FAILING on {live_version}: {container} {failure['reason']}"
     for container, failure in (done.failed | done.still_failing).items():
