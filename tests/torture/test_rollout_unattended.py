@@ -38,7 +38,8 @@ def started(
     """Start a master whose configuration names the engine, as docs/operating/rollout.md says."""
     served, pillar = tmp_path_factory.mktemp("served"), tmp_path_factory.mktemp("pillar")
     roots = [REPO / "salt", served]
-    master = daemons.master("unattended", roots, pillar, gather_job_timeout=3, auto_accept=True, engines=[ENGINE])
+    options = {"gather_job_timeout": scaled(3), "auto_accept": True, "engines": [ENGINE]}
+    master = daemons.master("unattended", roots, pillar, **options)
     minions = daemons.minions(master, **{node: {"docker.url": engine.url} for node, engine in engines.items()})
     assert master.factory.salt_run_cli(timeout=scaled(SECONDS)).run("saltutil.sync_all").returncode == 0
     master.factory.terminate()
