@@ -110,7 +110,7 @@ NEST = {
 def test_what_is_masked_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = [{**RESULT["kept"][0], "masked": None}]
     lines = comment({**RESULT, "kept": kept, "impact": None}, False, monkeypatch)
-    assert "Unknown how much of 12.1 reaches the images on corp/java:1, kept at 1." in lines
+    assert "It is unknown how much of 12.1 reaches the images on corp/java:1, kept at 1." in lines
 
 
 @pytest.mark.parametrize(("test", "verb"), [(True, "Would no longer reach"), (False, "No longer reach")])
