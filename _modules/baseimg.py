@@ -26,6 +26,9 @@ Apply newer versions of a base image to the images that are built on it, without
     ``require_signature``
         False: accept unsigned bundles. Default true if ``trusted_keys`` is set.
 
+Keys whose value would be empty are left out of returned structures: ``None``, an empty text, list or mapping. Three
+functions return every key: ``declared``, ``containers`` and ``inspect``. So does ``full=True`` of the others.
+
 Every failure is a ``CommandExecutionError`` whose ``info`` holds a stable ``code``, the message and a hint.
 """
 
@@ -89,7 +92,7 @@ try:
         from baseimg_core.ops.containers import give_up as ops_give_up
         from baseimg_core.ops.containers import health as ops_health
 
-        _text, _given = validation.text, validation.given_text
+        _text, _given, _flag, _short = validation.text, validation.given_text, validation.boolean, short.without_empty
     _MISSING = None
 except (ImportError, SyntaxError) as exc:  # a Python that is too old may not read the core
     _MISSING = exc
@@ -188,7 +191,7 @@ def layer(image):
         salt-call baseimg.layer corp/base:12.0
     """
     with _operation() as minion, minion.images() as images:
-        return ops_build.layer(images, _text(image, "image"))
+        return _short(ops_build.layer(images, _text(image, "image")))
 
 
 def diff(source, target, full=False, platform=None):
@@ -220,7 +223,7 @@ def diff(source, target, full=False, platform=None):
     with _operation("diff") as minion, minion.images(platform) as images:
         validation.check_texts(source=source, target=target)
         result = ops_build.diff(images, source, target, minion.progress)
-        return result if full else short.without_empty(short.of_diff(result))
+        return result if full else _short(short.of_diff(result))
 
 
 def build(
@@ -254,7 +257,7 @@ def build(
         ``zstd``, or ``gzip`` for nodes that cannot read zstd.
 
     test
-        Only compare; ``hash`` and ``size`` are empty.
+        Only compare; without ``hash``, and with 0 as the ``size``.
 
     key
         Path of a private key to sign the bundle with; see :py:func:`baseimg.sign`.
@@ -293,8 +296,8 @@ def build(
         if key is not None:
             pillar.signing_key(key, "key")
         pillar.check_delta(delta, "delta")
-        arguments = (source, target, bundle, version, compression, bool(test), minion.progress, key, delta)
-        return ops_build.build(images, *arguments, named_fixes.parse(fixes, "fixes"), reference)
+        arguments = (source, target, bundle, version, compression, _flag(test, "test"), minion.progress, key, delta)
+        return _short(ops_build.build(images, *arguments, named_fixes.parse(fixes, "fixes"), reference))
 
 
 def sign(bundle, key, test=False):
@@ -322,7 +325,7 @@ def sign(bundle, key, test=False):
         salt-call baseimg.sign /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar /etc/salt/baseimg-signing-key
     """
     with _operation():
-        return ops_build.sign(_text(bundle, "bundle"), pillar.signing_key(key, "key"), bool(test))
+        return ops_build.sign(_text(bundle, "bundle"), pillar.signing_key(key, "key"), _flag(test, "test"))
 
 
 def push(bundle, destination, test=False):
@@ -352,7 +355,7 @@ def push(bundle, destination, test=False):
         salt-call baseimg.push /srv/salt/baseimg/bundles/corp-base_12.0_12.1.tar registry.corp:5000/baseimg/base:12.1
     """
     with _operation("push") as minion:
-        return minion.push(_text(bundle, "bundle"), pillar.push_destination(destination), bool(test))
+        return minion.push(_text(bundle, "bundle"), pillar.push_destination(destination), _flag(test, "test"))
 
 
 def inspect(bundle, verify=False, saltenv=None):
@@ -376,7 +379,7 @@ def inspect(bundle, verify=False, saltenv=None):
     """
     with _operation(saltenv=saltenv) as minion:
         source = pillar.bundle_source(bundle, None, "bundle")
-        return ops_build.inspect(minion.fetch(source), bool(verify), source.source)
+        return ops_build.inspect(minion.fetch(source), _flag(verify, "verify"), source.source)
 
 
 def apply(
@@ -479,7 +482,8 @@ def converge(
         The version to show; the base's own tag means its pristine content.
 
     bundles
-        Version → ``{"source": …, "hash": …}``, as in pillar. Several are chained if needed.
+        Version → ``{"source": …, "hash": …}``, as in pillar. Several are chained if needed. Default: those that pillar
+        declares for the base.
 
     chain_id
         The chain ID of the base, for nodes on which no image has the name.
@@ -624,7 +628,7 @@ def fetch(
     with _operation("fetch", saltenv=saltenv) as minion:
         targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        return {**ops_together.fetch(context, targets), "time": time.time(), "suite": _VERSION}
+        return _short({**ops_together.fetch(context, targets), "time": time.time(), "suite": _VERSION})
 
 
 def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None, also=()):
@@ -648,10 +652,10 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     name, version, bundles, chain_id, protect, accept, saltenv, require, also
         As for :py:func:`baseimg.converge`.
 
-    Returns ``changed`` (true if a generation was made), ``needed`` (false if the base shows the version), ``base``,
-    ``from`` and ``to`` (versions), the number of the ``generation``, the time at which it was ``prepared`` (empty if it
-    was live before), the ``bytes`` of its bundles, ``held`` if a hold blocks the version, the node's clock in ``time``
-    (seconds since the epoch), and the version of the ``suite``.
+    Returns ``changed`` (true if a generation was made), ``needed`` (false if the base shows the version, or a hold
+    blocks it), ``base``, ``from`` and ``to`` (versions), the number of the ``generation``, the time at which it was
+    ``prepared`` (unless it was live before), the ``bytes`` of its bundles, ``held`` if a hold blocks the version,
+    the node's clock in ``time`` (seconds since the epoch), and the version of the ``suite``.
 
     CLI Example:
 
@@ -664,7 +668,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
         targets = goals.read(minion, (name, version, bundles, chain_id), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
         prepared = ops_together.prepare(context, targets, minion.prepare_rate())
-        return {**prepared, "time": time.time(), "suite": _VERSION}
+        return _short({**prepared, "time": time.time(), "suite": _VERSION})
 
 
 def rollback(
@@ -726,7 +730,8 @@ def rollback(
     with _operation("rollback", kwargs) as minion:
         returns = goals.returns(minion, (base, to, containers), also)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
-        result = ops_together.roll_back(context, returns, _text(reason, "reason") if hold else None)
+        why = _text(reason, "reason") if _flag(hold, "hold") else None
+        result = ops_together.roll_back(context, returns, why)
         return _visible_part(short.of_rollback(result, to, minion.declared_version(result["base"])), full)
 
 
@@ -757,10 +762,10 @@ def hold(base, version, reason, until=None, **kwargs):
 
         salt '*' baseimg.hold corp/base:12.0 "'12.1'" reason='shop does not start'
     """
-    with _operation("", kwargs) as minion:
+    with _operation("hold", kwargs) as minion:
         named = _text(base, "base"), _text(version, "version"), _text(reason, "reason")
         ends, known = ops_hold.utc_time(until, "until"), minion.known_versions(base)
-        return short.without_empty(ops_hold.hold(minion.context(), *named, ends, known))
+        return _short(ops_hold.hold(minion.context(), *named, ends, known))
 
 
 def give_up(base, container, **kwargs):
@@ -785,8 +790,8 @@ def give_up(base, container, **kwargs):
 
         salt 'web1' baseimg.give_up corp/base:12.0 shop
     """
-    with _operation("", kwargs) as minion:
-        return ops_give_up.give_up(minion.context(), _text(base, "base"), _text(container, "container"))
+    with _operation("give_up", kwargs) as minion:
+        return _short(ops_give_up.give_up(minion.context(), _text(base, "base"), _text(container, "container")))
 
 
 def unhold(base, version=None, **kwargs):
@@ -807,8 +812,8 @@ def unhold(base, version=None, **kwargs):
 
         salt '*' baseimg.unhold corp/base:12.0 "'12.1'"
     """
-    with _operation("", kwargs) as minion:
-        return short.without_empty(ops_hold.unhold(minion.context(), _text(base, "base"), _given(version, "version")))
+    with _operation("unhold", kwargs) as minion:
+        return _short(ops_hold.unhold(minion.context(), _text(base, "base"), _given(version, "version")))
 
 
 def note_refusal(base, version, code, message):
@@ -862,8 +867,8 @@ def prune(base=None, keep=1, test=False, **kwargs):
 
         salt '*' baseimg.prune keep=0
     """
-    with _operation("", kwargs) as minion:
-        return ops_prune.prune(minion.context(), _given(base, "base"), pillar.keep(keep), bool(test))
+    with _operation("prune", kwargs) as minion:
+        return _short(ops_prune.prune(minion.context(), _given(base, "base"), pillar.keep(keep), _flag(test, "test")))
 
 
 def pin(base, version, **kwargs):
@@ -905,7 +910,7 @@ def unpin(base, version, **kwargs):
 
 
 def _pin(base, version, pinned, kwargs):
-    with _operation("", kwargs) as minion:
+    with _operation("pin" if pinned else "unpin", kwargs) as minion:
         known = ops_contents.typed_version(minion.engine(), _text(base, "base"), version, "version")
         return ops_prune.pin(minion.context(), base, known, pinned)
 
@@ -1125,7 +1130,7 @@ def impact(base, bundle=None, full=False, saltenv=None):
     with _operation("impact", saltenv=saltenv) as minion:
         declared = minion.bundles(_text(base, "base"), bundle)
         result = impacting.impact(minion.context(trust=True), base, declared)
-        return result if full else short.without_empty(short.of_impact(result))
+        return result if full else _short(short.of_impact(result))
 
 
 def judge(bundle, images, accept=None, attach=False, key=None, platform=None):
@@ -1238,8 +1243,8 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
     saltenv
         The environment of ``salt://`` URLs; see :py:func:`baseimg.apply`.
 
-    Returns ``base``, ``version``, ``image``, ``passed``, the ``reason`` if it did not pass, the ``exit_code`` (``None``
-    if the command did not start or was killed), and the end of its ``output``, at most 64 KiB; lines
+    Returns ``base``, ``version``, ``image``, ``passed``, the ``reason`` if it did not pass, the ``exit_code`` (unless
+    the command did not start or was killed), and the end of its ``output``, at most 64 KiB; lines
     of stdout and of stderr have no common order. ``salt-call`` exits with
     1 if the trial did not pass.
 
@@ -1255,7 +1260,7 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
         trials = container_trial.parse([{"command": command, "expect": expect, "timeout": timeout, "memory": memory}])
         result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), *trials)
     __context__["retcode"] = 0 if result["passed"] else 1
-    return result
+    return _short(result)
 
 
 def verify(base=None, deep=False):
@@ -1292,9 +1297,9 @@ def verify(base=None, deep=False):
     with _operation() as minion:
         name, engine = _given(base, "base"), minion.engine()
         checked = bases.recorded(engine) if name is None else bases.locate_all(engine, name)
-        results = [ops_verify.verify(engine, checked_base, bool(deep)) for checked_base in checked]
+        results = [ops_verify.verify(engine, checked_base, _flag(deep, "deep")) for checked_base in checked]
     __context__["retcode"] = 0 if all(result["ok"] for result in results) else 1
-    return short.without_empty(results)
+    return _short(results)
 
 
 def history(base):
@@ -1313,7 +1318,7 @@ def history(base):
         salt-call baseimg.history corp/base:12.0
     """
     with _operation() as minion:
-        return short.without_empty(ops_contents.history(minion.engine(), _text(base, "base")))
+        return _short(ops_contents.history(minion.engine(), _text(base, "base")))
 
 
 def metrics(path=None):
@@ -1367,7 +1372,7 @@ def adopt(overlay_dir=None, **kwargs):
     with _operation("adopt", kwargs) as minion:
         if overlay_dir is not None:
             validation.absolute_path(overlay_dir, "overlay_dir")
-        return ops_adopt.adopt(minion.context(), overlay_dir)
+        return _short(ops_adopt.adopt(minion.context(), overlay_dir))
 
 
 def engines():
@@ -1385,7 +1390,7 @@ def engines():
         salt '*' baseimg.engines
     """
     with _operation() as minion:
-        return minion.engines()
+        return _short(minion.engines())
 
 
 def import_legacy(archive, source, bundle, version=None, compression="zstd", saltenv=None):
@@ -1425,7 +1430,7 @@ def import_legacy(archive, source, bundle, version=None, compression="zstd", sal
         validation.check_texts(source=source, bundle=bundle)
         given, named = pillar.bundle_source(archive, None, "archive"), _given(version, "version")
         arguments = (source, bundle, named, compression, minion.progress, given.source)
-        return ops_import_legacy.import_legacy(minion.engine(), minion.fetch(given), *arguments)
+        return _short(ops_import_legacy.import_legacy(minion.engine(), minion.fetch(given), *arguments))
 
 
 def declared(what="bases"):

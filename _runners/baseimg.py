@@ -375,9 +375,9 @@ def hold(base, version, reason, until=None, tgt="*", tgt_type="glob", timeout=No
         As for :py:func:`baseimg.fleet`.
 
     Returns the names of the nodes that ``changed``, those that are ``unchanged`` (an equal hold exists), those
-    ``without`` the base, ``unreachable`` nodes, ``failed`` (node → error), ``notes`` (note → nodes) if a version may be
-    misspelt, and ``retcode``: 1 if a node is unreachable or failed, or if no node has the base. The command can be
-    repeated.
+    ``without`` the base, ``unreachable`` nodes, ``failed`` (node → error), ``notes`` (note → nodes) if the version
+    or the base may be misspelt, and ``retcode``: 1 if a node is unreachable or failed, or if no node has the base.
+    The command can be repeated.
 
     CLI Example:
 
@@ -858,7 +858,8 @@ def history(base, since=None, tgt="*", tgt_type="glob", timeout=None):
 
     Returns ``swaps``, oldest first (``node``, ``at``, ``action``, ``by``, ``from``, ``to``, ``bundle``: its digest,
     ``signed_by``, ``id``); ``rollouts`` with the ``actions`` of users; the nodes that are ``unreachable``, ``without``
-    the base, or ``failed``; and ``retcode``: 1 if a node is unreachable or failed. The times are the nodes' own.
+    the base, or ``failed``; ``notes`` (note → nodes) if the base may be misspelt; and ``retcode``: 1 if a node is
+    unreachable or failed. The times are the nodes' own.
 
     CLI Example:
 

@@ -54,7 +54,8 @@ def converged(
         first that works is used) and ``hash`` (``sha256:…`` of the file). ``source_hash`` instead of ``hash`` takes
         what Salt's own states take, as far as it is sha256: a digest, or the path or URL of a file with digests.
         ``salt://`` means the environment of the SLS, unless the URL has ``?saltenv=``. A version that is already on the
-        node needs no bundle. If no bundle leads to the version directly, several are chained.
+        node needs no bundle. If no bundle leads to the version directly, several are chained. Default: those that
+        pillar declares for the base.
 
     chain_id
         The chain ID of the base, for nodes on which no image has the name.
@@ -170,7 +171,7 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
             - target: corp/base:12.1
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    test = __opts__["test"]
+    test = bool(__opts__["test"])  # None if the configuration says so
     try:
         images = [__salt__["baseimg.layer"](image)["chain_id"] for image in (source, target)]
         old = _present(name)
@@ -181,7 +182,7 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
         return _failed(ret, exc)
     counts = new["changes"]
     ret["result"] = None if test else True
-    ret["changes"] = {"bundle": {"old": old and old["hash"], "new": new["hash"] or f"{source} to {target}"}}
+    ret["changes"] = {"bundle": {"old": old and old["hash"], "new": new.get("hash", f"{source} to {target}")}}
     ret["comment"] = (
         f"{'Would build' if test else 'Built'} {name} from {source} to {target} (paths: {_counted(counts)})"
     )
@@ -268,19 +269,20 @@ def pruned(name, keep=1):
             - keep: 1
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
-    test = __opts__["test"]
+    test = bool(__opts__["test"])  # None if the configuration says so
     try:
         results = __salt__["baseimg.prune"](name, keep, test)
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent":
             return _absent(ret, exc)
         return _failed(ret, exc)
-    base, removed = results[0]["base"], [version for result in results for version in result["removed"]]
+    base, removed = results[0]["base"], [version for result in results for version in result.get("removed", ())]
     if not removed:
         ret["comment"] = f"{base}: no generation to delete."
         return ret
     freed = sum(result["freed"] for result in results)
-    ret["warnings"] = results[0]["warnings"]
+    if "warnings" in results[0]:
+        ret["warnings"] = results[0]["warnings"]
     ret["changes"] = {"removed": removed, "freed": freed}
     ret["result"] = None if test else True
     verb = "would delete" if test else "deleted"

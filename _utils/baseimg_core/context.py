@@ -65,13 +65,5 @@ class Context:
     manifests: str = ""
     #: The directory of the contents that had a name before (:mod:`disk.store.names`); empty to remember none.
     names: str = ""
-
-    @property
-    def is_preparation(self) -> bool:
-        """True if the operation is a preparation: it gives way to others, and no other gives way to it."""
-        return self.pace is not None
-
-    @property
-    def holder(self) -> str:
-        """The name of this operation for those that wait for its locks, and for ``baseimg.status``."""
-        return f"preparation by {self.by}" if self.is_preparation else self.by
+    #: The name of the operation, which holders and waiters of a base's lock show; empty if it has none.
+    operation: str = ""

@@ -58,7 +58,8 @@ def returns(minion: Minion, arguments: Sequence[object], also: object) -> list[R
 def _goal(minion: Minion, arguments: Mapping[str, Any], keep: int | None) -> Goal:
     declared = [arguments.get(key) for key in ("name", "version", "bundles", "chain_id")]
     policy = container_policy.parse(arguments.get("containers", "keep"))
-    return Goal(*minion.declaration(*declared), bool(arguments.get("repair")), policy, keep)
+    repair = validation.boolean(arguments.get("repair", False), "repair")
+    return Goal(*minion.declaration(*declared), repair, policy, keep)
 
 
 def _return(minion: Minion, arguments: Mapping[str, Any]) -> Return:

@@ -28,7 +28,7 @@ from .model.images import source as image_source
 from .model.impact.attached import Attachment
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
-from .ops import doctor, job_terms, preview, refusals, status
+from .ops import contents, doctor, job_terms, preview, refusals, status
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
 
@@ -135,17 +135,15 @@ class Minion:
         """
         devices = validation.boolean(self._salt["config.get"]("baseimg:allow_devices", False), "baseimg:allow_devices")
         link = policy_pillar.link_policy(self._salt["config.get"]("baseimg:link", "auto"))
-        by = f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root")
         # an invalid pillar must not block operations that do not need pillar, for example a rollback
         rules = image_policy.parse(protect, self.declared()["bases"] if trust else {}, accept, require)
         bases = self.declared_bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
-        versions = {name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()}
         self._records_before = (engine := self.engine()), status.record_fingerprints(engine)
         context = Context(
             engine,
             self.fetch,
-            by,
+            f"{self._pub['user']}, job {self._pub['jid']}" if self._pub else os.environ.get("SUDO_USER", "root"),
             self._seconds("lock_timeout", 60),
             self._reserve(),
             self.progress,
@@ -156,10 +154,11 @@ class Minion:
             below,
             grace=self._seconds("grace", GRACE),
             places=partial(detect.places, self._choice(), engine),
-            versions=versions,
+            versions={name: (base["chain_id"] or name, base["version"]) for name, base in bases.items()},
             master_digest=self.master_digest,
             manifests=os.path.join(self._opts["cachedir"], "baseimg", "manifests"),
             names=os.path.join(self._opts["cachedir"], "baseimg", "names"),
+            operation=self._action,
         )
         return replace(context, admit=terms.check_terms) if terms else context
 
@@ -269,7 +268,7 @@ class Minion:
 
     def bundles(self, base: str, bundle: object) -> image_policy.DeclaredBundles | None:
         """Return the bundles to judge: ``bundle`` (a path, URL or version), by default those in pillar."""
-        declared = image_policy.declared_bundles(base, bundle, self.declared()["bases"])
+        declared = contents.declared_bundles(self.engine, base, bundle, self.declared()["bases"])
         return declared and replace(declared, bundles=self.with_digests(declared.bundles))
 
     def fetch(self, source: policy_pillar.Source) -> str:
@@ -338,7 +337,7 @@ class Minion:
         Args:
             name: The reference of the base.
             version: The declared version.
-            bundles: The declared bundles by version.
+            bundles: The declared bundles by version; ``None`` for those in pillar, with the chain ID in pillar.
             chain_id: The chain ID of the base, or ``None``.
 
         Returns:
@@ -350,8 +349,9 @@ class Minion:
         """
         policy_pillar.text(name, "name")
         self._goals[str(name)] = str(version)
-        known = bundles if isinstance(bundles, Mapping) else ()
-        policy_pillar.check_base(version, chain_id, "ok", str(name), known)
+        if bundles is None and (declared := self.declared_bases().get(str(name))):
+            bundles, chain_id = declared["bundles"], declared["chain_id"] if chain_id is None else chain_id
+        policy_pillar.check_base(version, chain_id, "ok", str(name), bundles if isinstance(bundles, Mapping) else ())
         sources = self.with_digests(policy_pillar.bundles(bundles, f"{name}:bundles"))
         return str(name), str(version), sources, None if chain_id is None else str(chain_id)
 

@@ -260,12 +260,14 @@ class TestWhatUsesABase:
         node.start("shop")
         with mounted_by_path(node.directories(APP), node.work / "view") as view:
             node.call("rollback", BASE)
-            assert node.call("prune", BASE, keep=0)[0]["removed"] == []
+            assert "removed" not in node.call("prune", BASE, keep=0)[0]
             node.engine.remove_container("shop")
-            assert node.call("prune", BASE, keep=0)[0]["removed"] == []
+            assert "removed" not in node.call("prune", BASE, keep=0)[0]
             assert (view / "etc/version").read_text() == "12.1\n"
         # a container that another test starts has a copy of the mount for a moment
-        wait_until(lambda: node.call("prune", BASE, keep=0)[0]["removed"] == ["12.1"], "prune deletes the generation")
+        wait_until(
+            lambda: node.call("prune", BASE, keep=0)[0].get("removed") == ["12.1"], "prune deletes the generation"
+        )
 
 
 class TestThereAndBack:

@@ -130,10 +130,11 @@ def test_a_preparation_gives_way(node, preparation):
     with pytest.raises(LayerBusy, match=r" is held by pid \d+, preparation by test, "):  # it displaces no other one
         prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1)
     began = time.monotonic()
-    with base.store.lock(scaled(SECONDS), "an operator"):
+    with base.store.lock(scaled(SECONDS), "an operator", "rollback"):
+        assert base.store.layer_lock.holder.startswith(f"pid {os.getpid()}, rollback by an operator, since 20")
         assert time.monotonic() - began < scaled(5)
         assert not os.path.exists(base.store.layout.staging)
-    assert outcome.recv() == ("layer-busy", f"the preparation of {BASE} 12.1 gave way to another operation")
+    assert outcome.recv() == ("layer-busy", f"the preparation of {BASE} 12.1 gave way to a waiting rollback")
     assert node.converge("12.1")["changed"]
 
 

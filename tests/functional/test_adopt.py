@@ -149,7 +149,7 @@ class TestProven:
         assert done["changed"]
         assert (done["base"], done["version"], done["generation"]) == (BASE, "12.1", 1)
         assert (done["pristine"], done["pristine_version"]) == ("proven", "12.0")
-        assert done["missing"] == []
+        assert "missing" not in done
         assert done["restored"]["live"] == 1  # the dot file, which no backup has
         assert done["restored"]["backup 12.0"] > 5
         status = legacy_node.status()
@@ -345,7 +345,7 @@ class TestAfterwards:
         assert not legacy_node.lab.converge(BASE, "12.1", declared)["changed"]
         forget_previous(Store(legacy_node.lab.top(BASE)))
         wait_until(
-            lambda: legacy_node.lab.prune(BASE, keep=0)[0]["removed"] == ["12.1"],
+            lambda: legacy_node.lab.prune(BASE, keep=0)[0].get("removed") == ["12.1"],
             "no mount namespace of another test has the old content",
         )
         legacy_node.check_pristine()
@@ -414,7 +414,7 @@ class TestUnproven:
     def check_unproven(self, legacy_node: LegacyNode, done: dict, missing: str) -> None:
         assert (done["changed"], done["version"], done["pristine"]) == (True, "12.1", "unproven")
         assert missing in done["missing"]
-        assert done["removable"] == []
+        assert "removable" not in done
         assert "baseimg.adopt again" in done["hint"]
         status = legacy_node.status()
         assert (status["version"], status["pristine"], status["pristine_kept"]) == ("12.1", "unproven", False)
@@ -458,7 +458,7 @@ class TestUnproven:
             if content is not None:
                 record.write_bytes(content)
             done = legacy_node.lab.adopt()
-            assert (done["pristine"], done["missing"]) == ("unproven", [])
+            assert (done["pristine"], "missing" in done) == ("unproven", False)
             assert "keeps no record" in done["hint"]
         record.write_bytes(kept)
         assert legacy_node.lab.adopt()["pristine"] == "proven"

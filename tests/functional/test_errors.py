@@ -254,6 +254,19 @@ class TestVersions:
         assert "'12.1'" in error.info["message"]
         assert lab.version() == "12.1"
 
+    def test_a_truth_value_that_is_a_text(self, lab: Lab, bundles: dict[str, Any]) -> None:
+        """Python takes the text 'no' for true."""
+        lab.converge(BASE, "12.1", bundles)
+        for function, arguments, key in (
+            ("converge", (BASE, "12.1", bundles), "repair"),
+            ("plan", (BASE, "12.1", bundles), "repair"),
+            ("rollback", (BASE,), "hold"),
+            ("prune", (BASE,), "test"),
+            ("verify", (BASE,), "deep"),
+        ):
+            error = lab.refused("argument-invalid", function, *arguments, **{key: "no"})
+            assert error.info["message"] == f"{key} is 'no' (str), expected true or false"
+
     def test_a_number_never_chooses_a_version(self, lab: Lab, bundles: dict[str, Any]) -> None:
         """A shell's 12.10 arrives as the number 12.1, which must not activate version 12.1."""
         lab.converge(BASE, "12.1", bundles)

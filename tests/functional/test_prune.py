@@ -53,7 +53,7 @@ def test_what_is_in_use_stays(node):
 
     (done,) = minion.modules["baseimg.prune"](BASE, keep=0)
 
-    assert (done["removed"], done["freed"]) == ([], 0)
+    assert ("removed" in done, done["freed"]) == (False, 0)
     kept = {"1 (0)": "pristine", "2 (1)": "in use by old", "3 (2)": "the way back", "4 (3)": "current"}
     assert done["kept"] == kept
     minion.modules["baseimg.rollback"](BASE, "pristine")
@@ -91,7 +91,7 @@ def removed_by_prune(minion, **options):
     """Prune until something goes: a generation stays while a new mount namespace elsewhere has a copy of a mount."""
     removed = []
     wait_until(
-        lambda: removed.extend(minion.modules["baseimg.prune"](BASE, **options)[0]["removed"]) or removed,
+        lambda: removed.extend(minion.modules["baseimg.prune"](BASE, **options)[0].get("removed", ())) or removed,
         "prune deletes a generation",
     )
     return removed
@@ -103,10 +103,10 @@ def test_pinned_and_newest_stay(node):
     assert minion.modules["baseimg.pin"](BASE, "2")["changed"]
     assert not minion.modules["baseimg.pin"](BASE, "2")["changed"]
     (planned,) = minion.modules["baseimg.prune"](BASE, keep=0, test=True)
-    assert (planned["removed"], planned["kept"]["2 (1)"]) == ([], "pinned")
+    assert ("removed" in planned, planned["kept"]["2 (1)"]) == (False, "pinned")
     minion.modules["baseimg.unpin"](BASE, "2")
     (planned,) = minion.modules["baseimg.prune"](BASE, keep=2, test=True)
-    assert (planned["removed"], planned["kept"]["2 (1)"]) == ([], "among the 2 newest")
+    assert ("removed" in planned, planned["kept"]["2 (1)"]) == (False, "among the 2 newest")
     assert removed_by_prune(minion) == ["2"]
 
 

@@ -124,7 +124,7 @@ class TestFunction:
         result = lab.trial(BASE, bundle, APP, "cat /etc/version", expect="12.0")
         assert result["reason"] == "printed no '12.0'"
         result = lab.trial(BASE, bundle, APP, ["/no/such"])
-        assert result["exit_code"] is None
+        assert "exit_code" not in result
         assert result["reason"].startswith("did not start:")
         assert "no such file or directory" in result["reason"]
 
@@ -163,6 +163,8 @@ class TestFunction:
         error = lab.refused("argument-invalid", "trial", BASE, bundle, "corp/other:1", "true")
         assert "corp/other:1 is not built on corp/base:12.0" in error.info["message"]
         lab.refused("image-unknown", "trial", BASE, bundle, "corp/none:1", "true")
+        error = lab.refused("base-absent", "trial", "corp/bsae:12.0", "12.1", APP, "true")
+        assert f"did you mean {BASE}" in error.info["hint"]
         lab.refused("argument-invalid", "trial", BASE, bundle, APP, "")
         lab.refused("argument-invalid", "trial", BASE, bundle, APP, "true", timeout=0)
 

@@ -40,8 +40,8 @@ def show(lab: Lab, version: str) -> None:
 def pruned(lab: Lab) -> list[str]:
     forget_previous(Store(lab.top(BASE)))
     (done,) = lab.prune(BASE, keep=0)
-    print(done["kept"])  # if a test fails, shows why prune kept the others
-    removed: list[str] = done["removed"]
+    print(done.get("kept"))  # if a test fails, shows why prune kept the others
+    removed: list[str] = done.get("removed", [])
     return removed
 
 
@@ -260,7 +260,7 @@ class TestGrace:
         lab.minion.configure(baseimg={"grace": 900})
         forget_previous(Store(lab.top(BASE)))
         (done,) = lab.prune(BASE, keep=0)
-        assert (done["removed"], done["warnings"]) == ([], [])
+        assert not {"removed", "warnings"} & done.keys()
         assert done["kept"]["12.1 (1)"] == "swapped out less than 900 s ago (baseimg:grace)"
         record = json.loads((Path(lab.top(BASE)) / "baseimg/lifetimes.json").read_text())
         uptime = record["retired"]["1"] + 899

@@ -212,7 +212,7 @@ class TestRepair:
         assert base["previous"] == 0
         assert node.modules["baseimg.rollback"](BASE)["to"] == "1"
         assert node.modules["baseimg.rollback"](BASE, "2")["generation"] == 2
-        assert node.modules["baseimg.prune"](BASE, keep=0)[0]["removed"] == ["2"]
+        assert node.modules["baseimg.prune"](BASE, keep=0)[0].get("removed") == ["2"]
 
     def test_a_lost_index_is_reason_enough(self, node, arguments):
         (live(node).parent / "baseimg/index/1.jsonl").unlink()

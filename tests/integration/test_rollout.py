@@ -101,7 +101,7 @@ class TestGood:
         assert fleet.master.quick("node1", "baseimg.converge", BASE, NEW, bundles=bundles).data["node1"]["changed"]
         assert not os.path.exists(bundle["path"])  # its generation is made
         again = fleet.master.quick("node1", "baseimg.fetch", BASE, NEW, bundles=bundles).data["node1"]
-        assert (again["needed"], again["bytes"], again["bundles"]) == (False, 0, [])
+        assert (again["needed"], again["bytes"], "bundles" in again) == (False, 0, False)
 
 
 class TestFailures:

@@ -173,12 +173,14 @@ def test_core_and_grain(tmp_path: Path, live: str, change: str, reason: str) -> 
         ({"current": 0, "below": "exact"}, True),
         ({"current": 0, "chain_id": "sha256:other"}, False),  # it is the version that is live below
         ({"current": 0, "chain_id": "sha256:older"}, True),  # a version of the base below that is not live there
+        ({"current": 0, "chain_id": "sha256:next"}, False),  # a version of the base below that is only prepared
     ],
 )
 def test_a_nest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], is_mixed: bool) -> None:
     lower, upper = Layer(tmp_path / "lower"), Layer(tmp_path / "upper")
     lower.record.generations[0].chain_id, lower.record.generations[1].chain_id = "sha256:1", "sha256:other"
     lower.record.generations[2] = Generation(2, "2", "sha256:older", 0, activated="2026-11-29T00:00:00Z")
+    lower.record.generations[3] = Generation(3, "3", "sha256:next", 0, prepared="2026-11-29T00:00:00Z")
     record = upper.record
     record.reference, record.diff_ids, record.chain_id = "u:1", ("sha256:1", "sha256:2"), "sha256:2"
     record.generations[1].chain_id = "sha256:new"

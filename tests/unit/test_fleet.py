@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baseimg_core.model.rollout import fleet
+from baseimg_core.model.rollout import audit, fleet
 from tests.support import fleets
 from tests.support.fleets import BASE, NEW, OLD, status
 
@@ -181,6 +181,12 @@ class TestHolds:
         assert collected["failed"].keys() == {"node5", "node6", "node8"}
         assert list(collected["notes"].values()) == [["node10"]]
         assert "\x1b" not in str(collected)
+
+    def test_a_misspelt_base(self) -> None:
+        answers = {"node1": f"{ABSENT.partition(' -- ')[0]} -- did you mean corp/base:12.0?", "node2": ABSENT}
+        collected = fleet.sort_holds(answers, answers)
+        assert collected["notes"] == {"did you mean corp/base:12.0?": ["node1"]}
+        assert audit.collect(answers, answers, [], "")["notes"] == collected["notes"]
 
     @pytest.mark.parametrize(
         ("answers", "retcode"),

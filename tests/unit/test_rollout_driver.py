@@ -441,7 +441,7 @@ class TestOddAnswers:
 
     def test_a_preparation_that_gave_way_is_repeated(self, fake_master: FakeMaster) -> None:
         fleet = fake_master.nodes(GOOD)
-        fleet.nodes["node1"].once = {"prepare": "ERROR: [layer-busy] the preparation gave way to another operation"}
+        fleet.nodes["node1"].once = {"prepare": "ERROR: [layer-busy] the preparation gave way to a waiting rollback"}
         assert fake_master.start()["state"] == "done"
         assert fleet.nodes["node1"].live_version == NEW
 

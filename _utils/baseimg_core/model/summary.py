@@ -211,7 +211,7 @@ def of_rollback(result: Mapping[str, Any], version: str | None, declared: str | 
     """
     notes = []
     if not result["changed"] and version is None:
-        notes.append(f"{result['base']} is rolled back to {result['to']} already; to= selects another version")
+        notes.append(f"the last change was a rollback to {result['to']} already; to= selects another version")
     held = {hold["version"] for hold in result["holds"]}
     if declared not in (None, result["to"]):
         blocked = "the hold blocks it until baseimg.unhold"

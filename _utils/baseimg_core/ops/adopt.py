@@ -50,7 +50,7 @@ def adopt(context: Context, overlay_dir: str | None = None) -> dict[str, Any]:
         ContentUnknown: The scripts updated the base again after its adoption.
     """
     target = _open(context.engine, overlay_dir)
-    with target.base.store.lock(context.lock_timeout, context.by):
+    with target.base.store.lock(context.lock_timeout, context.by, context.operation):
         record = target.base.store.recover()
         if record:
             _check_untouched(record, target)

@@ -9,7 +9,7 @@ image that was built again under the same tag adds a content, and the images on 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,9 @@ from ..context import Context
 from ..disk.store.names import NameCache
 from ..display import counted
 from ..engine.base import Engine, Image
-from ..errors import BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
+from ..errors import ArgumentInvalid, BaseAbsent, BaseAmbiguous, BaseimgError, NoWayBack, RecordInvalid
 from ..model.bundle.manifest import ImageRef, Manifest
-from ..model.policy import validation
+from ..model.policy import image_policy, validation
 from ..model.stack import ids
 from ..model.store.record import Record
 from . import bases
@@ -140,7 +140,7 @@ def remember(context: Context, base: Base) -> None:
     record = base.store.read()
     if record is None or base.reference in (record.reference, *record.names):
         return
-    with base.store.lock(context.lock_timeout, context.by):
+    with base.store.lock(context.lock_timeout, context.by, context.operation):
         record = base.store.recover()
         if record and base.reference not in record.names:
             record.names.append(base.reference)
@@ -325,3 +325,26 @@ def typed_version(engine: Engine, name: str, version: object, key: str) -> str:
     records = [base.store.read() for base in bases.locate_all(engine, name)]
     known = [generation.version for record in records if record for generation in record.generations.values()]
     raise validation.untyped_version(key, version, known)
+
+
+def declared_bundles(
+    connect: Callable[[], Engine], name: str, bundle: object, declared: Mapping[str, Mapping[str, Any]]
+) -> image_policy.DeclaredBundles | None:
+    """
+    Return the bundles that ``bundle`` means; see :func:`image_policy.declared_bundles`.
+
+    Args:
+        connect: Connects to the engine, if the name of the base may be misspelt.
+        name: The base's reference or chain ID.
+        bundle: A path, a URL, a version, or ``None``.
+        declared: The declared bases by reference.
+
+    Raises:
+        ArgumentInvalid: Pillar does not declare this version.
+        BaseAbsent: Pillar does not declare it, and the base is not on this node: the better reason.
+    """
+    try:
+        return image_policy.declared_bundles(name, bundle, declared)
+    except ArgumentInvalid:
+        bases.locate_all(connect(), name)
+        raise

@@ -41,7 +41,7 @@ def hold(
         raise validation.wrong("until", until, f"a time in the future (it is {now()})")
     results, known = [], set(declared)
     for base in bases.locate_all(context.engine, name):
-        with base.store.lock(context.lock_timeout, context.by):
+        with base.store.lock(context.lock_timeout, context.by, context.operation):
             results.append(_result(base, add(base, Hold(version, reason, context.by, now(), until))))
             record = base.store.read() or bases.pristine_record(base)
             known |= {base.version, *(generation.version for generation in record.generations.values())}
@@ -63,7 +63,7 @@ def unhold(context: Context, name: str, version: str | None = None) -> dict[str,
     """
     results = []
     for base in bases.locate_all(context.engine, name):
-        with base.store.lock(context.lock_timeout, context.by):
+        with base.store.lock(context.lock_timeout, context.by, context.operation):
             holds = stored.read(base.store.layout.holds)
             kept = [hold for hold in holds if version is not None and hold.version != version]
             if kept != holds:

@@ -45,7 +45,7 @@ def _locked(context: Context, layers: Mapping[str, bool]) -> Iterator[None]:
         for layer, changes in sorted(layers.items()):
             store = Store(layer)
             if changes:
-                stack.enter_context(store.lock(context.lock_timeout, context.holder, context.is_preparation))
+                stack.enter_context(store.lock(context.lock_timeout, context.by, context.operation))
             else:
-                stack.enter_context(store.shared_lock(context.lock_timeout))
+                stack.enter_context(store.shared_lock(context.lock_timeout, context.operation))
         yield

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..context import Context
 from ..disk.store.generations import Store
+from ..disk.store.lock import PREPARATION
 from ..errors import LayerBusy
 from ..linux.pace import Pace, low_priority
 from ..model.containers.policy import Policy
@@ -55,7 +56,7 @@ def prepare(
         pace = Pace(rate, check=waiters.check)
         stack.callback(pace.close)
         stack.enter_context(low_priority())
-        context = replace(context, pace=pace, progress=waiters.checking(context.progress))
+        context = replace(context, pace=pace, progress=waiters.checking(context.progress), operation=PREPARATION)
         catalogue = Catalogue(context, bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
         contents.check_all_reach(context, name, version, catalogue, named_bases)
@@ -91,8 +92,8 @@ class _Waiters:
         """
         if self._stores and time.monotonic() - self._checked >= 1:
             self._checked = time.monotonic()
-            if any(store.layer_lock.is_awaited for store in self._stores):
-                raise LayerBusy(f"{self._what} gave way to another operation", "run it again afterwards")
+            if waiter := next(filter(None, (store.layer_lock.waiter for store in self._stores)), ""):
+                raise LayerBusy(f"{self._what} gave way to a waiting {waiter}", "run it again afterwards")
 
     def checking(self, progress: Progress | None) -> Progress:
         """Return a progress callback that also checks."""

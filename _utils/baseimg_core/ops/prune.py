@@ -16,6 +16,7 @@ from ..disk.store.generations import Store
 from ..engine import mounts
 from ..errors import BaseimgError, NoWayBack
 from ..linux.oserrors import translate_os_errors
+from ..model.policy import validation
 from ..model.store import generations, nests
 from ..model.store.record import Record
 from . import bases, contents, swap
@@ -78,12 +79,13 @@ def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, An
 
 
 def _pin(context: Context, base: Base, version: str, pinned: bool) -> dict[str, Any]:
-    with base.store.lock(context.lock_timeout, context.by):
+    with base.store.lock(context.lock_timeout, context.by, context.operation):
         record = base.store.recover()
         present = [record.generations[number] for number in record.present] if record else []
         matching = [generation for generation in present if generation.version == version]
         if record is None or not matching:
-            raise NoWayBack(f"{base.reference} has no generation of version {version}")
+            known = validation.quoted(sorted({generation.version for generation in present})) or "none but its own"
+            raise NoWayBack(f"{base.reference} has no generation of version {version}; it has {known}")
         changed = [generation for generation in matching if generation.pinned is not pinned]
         for generation in changed:
             generation.pinned = pinned
@@ -203,7 +205,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool, masks: bool = Tr
         return _result(context, record, unused, reasons, freed, held, masks)
     if not (unused or base.store.interrupted) and os.path.exists(base.store.layout.lifetimes):
         return _result(context, record, unused, reasons, 0, held, masks)  # takes no lock
-    with base.store.lock(context.lock_timeout, context.by):
+    with base.store.lock(context.lock_timeout, context.by, context.operation):
         record = base.store.recover() or record
         unused, reasons, held = _choose(context, base, record, keep)
         present = copy.deepcopy(record)

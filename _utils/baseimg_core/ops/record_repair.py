@@ -31,7 +31,10 @@ def heal_record(context: Context, base: Base) -> bool:
     """
     if rebuild_record(context.engine, base) is None:
         return False
-    with base.store.lock(context.lock_timeout, context.by), translate_os_errors(base.store.layout.home):
+    with (
+        base.store.lock(context.lock_timeout, context.by, context.operation),
+        translate_os_errors(base.store.layout.home),
+    ):
         record = rebuild_record(context.engine, base)  # another job may have changed it before this job got the lock
         if record:
             base.store.save(record)

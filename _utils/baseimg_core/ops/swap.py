@@ -37,14 +37,14 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
     """
     runner.check_can_restart(context.engine, policy)
     if bases.restarting(base):
-        with base.store.lock(context.lock_timeout, context.by):
+        with base.store.lock(context.lock_timeout, context.by, context.operation):
             restart.recover(context, base)
 
 
 def drop_unfinished(context: Context, store: Store) -> None:
     """Delete the unfinished content of an interrupted operation, so that it does not count as used space."""
     if os.path.isdir(store.layout.staging):
-        with store.lock(context.lock_timeout, context.holder, context.is_preparation):
+        with store.lock(context.lock_timeout, context.by, context.operation):
             store.recover()
 
 

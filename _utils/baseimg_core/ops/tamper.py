@@ -73,7 +73,7 @@ class Audit:
         """Save the damage that was detected, so that it persists even if this operation fails."""
         if not self.damaged:
             return
-        with self._base.store.lock(context.lock_timeout, context.holder, context.is_preparation):
+        with self._base.store.lock(context.lock_timeout, context.by, context.operation):
             record = self._base.store.recover()
             if record is None:
                 return

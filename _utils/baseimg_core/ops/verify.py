@@ -10,6 +10,7 @@ from ..disk.stack.compare import compare as compare_stacks
 from ..disk.stack.directories import Stack
 from ..disk.store.index import Comparison, Finding
 from ..disk.store.layout import siblings
+from ..disk.store.lock import VERIFY
 from ..disk.store.observe import observe
 from ..engine.base import Engine
 from ..errors import LayerBusy
@@ -134,7 +135,7 @@ def _remember(base: Base, result: _Result) -> None:
     news |= {number for number in result.sound if generations[number].damaged}
     if not news:
         return
-    with contextlib.suppress(LayerBusy), base.store.lock(_PATIENCE, "baseimg.verify", patient=True):
+    with contextlib.suppress(LayerBusy), base.store.lock(_PATIENCE, "baseimg", VERIFY):
         record = base.store.recover() or pristine_record(base)
         for number, damage in result.damage.items():
             known = record.generations.get(number)

@@ -112,20 +112,20 @@ class Store:
         #: The lock; :meth:`lock` and :meth:`shared_lock` take it.
         self.layer_lock = LayerLock(self.layout)
 
-    def lock(self, timeout: float, holder: str, patient: bool = False) -> contextlib.AbstractContextManager[None]:
+    def lock(self, timeout: float, by: str, operation: str = "") -> contextlib.AbstractContextManager[None]:
         """
         Lock this base exclusively; see :meth:`LayerLock.held`.
 
         Args:
             timeout: Seconds to wait for the lock.
-            holder: The name of this operation.
-            patient: True if no holder should give way to this operation.
+            by: The requester.
+            operation: The name of the operation; empty if it has none.
         """
-        return self.layer_lock.held(timeout, holder, patient)
+        return self.layer_lock.held(timeout, by, operation)
 
-    def shared_lock(self, timeout: float) -> contextlib.AbstractContextManager[None]:
+    def shared_lock(self, timeout: float, operation: str = "") -> contextlib.AbstractContextManager[None]:
         """Lock this base against changes by other processes; see :meth:`LayerLock.shared`."""
-        return self.layer_lock.shared(timeout)
+        return self.layer_lock.shared(timeout, operation)
 
     def read(self) -> Record | None:
         """Return the record, matched with the existing directories; see :meth:`RecordFile.read`."""

@@ -1,8 +1,8 @@
 """
 The lock of one base, which records its holder.
 
-Marks on the layer's directory (:mod:`linux.range_locks`) show without the lock whether a process holds it and whether
-one waits for it, so a preparation can give way.
+Marks on the layer's directory (:mod:`linux.range_locks`) show without the lock whether a process holds it and which
+operation waits for it, so a preparation can give way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from .layout import Layout, now
 from .record import RecordFile
 
 _POLL = 0.1  # seconds between two tries for the lock
-_AWAITED, _HELD = 0, 1  # the bytes of the marks
+#: The preparation of a generation, and a check that saves its findings: no holder gives way to them.
+PREPARATION, VERIFY = "preparation", "verify"
+_HELD = 1  # the byte that the holder marks
+_OTHER = "operation"
+#: The byte that an operation marks while it waits. Processes of two releases may meet, so bytes keep their meaning.
+_WAITERS = {_OTHER: 0, "rollback": 2, "converge": 3, "apply": 4, "adopt": 5, "prune": 6, "hold": 7, "unhold": 8}
 
 
 class LayerLock:
@@ -30,14 +35,14 @@ class LayerLock:
         self._layout = layout
 
     @contextlib.contextmanager
-    def held(self, timeout: float, holder: str, patient: bool = False) -> Iterator[None]:
+    def held(self, timeout: float, by: str, operation: str = "") -> Iterator[None]:
         """
         Hold the exclusive lock for a block, and create the directories of :class:`Layout`.
 
         Args:
             timeout: Seconds to wait for the lock.
-            holder: The name of this operation, which other processes show.
-            patient: True if no holder should give way to this operation.
+            by: The requester, whom other processes show as the holder.
+            operation: The name of the operation; empty if it has none.
 
         Raises:
             LayerBusy: Another process held the lock for the whole timeout; the message names it.
@@ -45,12 +50,12 @@ class LayerLock:
         """
         layout = self._layout
         with self._opened_layer() as descriptor, self._detecting_removal(descriptor):
-            self._wait(descriptor, timeout, patient)
+            self._wait(descriptor, timeout, operation)
             range_locks.mark(descriptor, _HELD)
             with translate_os_errors(layout.home):
                 for path in (layout.home, layout.generations):
                     files.make_directory(path)
-                self._write_holder(holder)
+                self._write_holder(f"{operation} by {by}" if operation else by)
             try:
                 yield
             finally:
@@ -58,7 +63,7 @@ class LayerLock:
                     self._discard_unused()
 
     @contextlib.contextmanager
-    def shared(self, timeout: float) -> Iterator[None]:
+    def shared(self, timeout: float, operation: str = "") -> Iterator[None]:
         """
         Hold the shared lock for a block, so no process changes this layer. Writes nothing.
 
@@ -66,21 +71,22 @@ class LayerLock:
 
         Args:
             timeout: Seconds to wait for the lock.
+            operation: The name of the operation; empty if it has none.
 
         Raises:
             LayerBusy: Another process held the lock for the whole timeout.
             LayerRemoved: The engine removed the layer.
         """
         with self._opened_layer() as descriptor:
-            self._wait(descriptor, timeout, mode=fcntl.LOCK_SH)
+            self._wait(descriptor, timeout, operation, fcntl.LOCK_SH)
             yield
 
     @property
-    def is_awaited(self) -> bool:
-        """True if a process that is not patient waits for the lock."""
+    def waiter(self) -> str:
+        """An operation that waits for the lock and for which a preparation gives way; empty without one."""
         with contextlib.suppress(LayerRemoved), self._opened_layer() as descriptor:
-            return range_locks.is_marked(descriptor, _AWAITED)
-        return False
+            return next((name for name, byte in _WAITERS.items() if range_locks.is_marked(descriptor, byte)), "")
+        return ""
 
     @property
     def holder(self) -> str:
@@ -148,17 +154,18 @@ class LayerLock:
             return record is not None and record.pristine.damaged
         return True
 
-    def _wait(self, descriptor: int, timeout: float, patient: bool = False, mode: int = fcntl.LOCK_EX) -> None:
+    def _wait(self, descriptor: int, timeout: float, operation: str, mode: int = fcntl.LOCK_EX) -> None:
         deadline = time.monotonic() + timeout
+        byte = _WAITERS.get(operation, _WAITERS[_OTHER])
         try:
             while not _try_lock(descriptor, mode):
                 if time.monotonic() >= deadline:
                     raise LayerBusy(f"{self._name()} is held by {self._present_holder(descriptor)}")
-                if not patient:
-                    range_locks.mark(descriptor, _AWAITED)
+                if operation not in (PREPARATION, VERIFY):
+                    range_locks.mark(descriptor, byte)
                 time.sleep(_POLL)
         finally:
-            range_locks.unmark(descriptor, _AWAITED)
+            range_locks.unmark(descriptor, byte)
 
     def _name(self) -> str:
         """Return the reference of the base for messages; the layer's path without a readable record."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...display import printable
 from ...errors import BaseAbsent
-from .fleet import natural
+from .fleet import natural, suggested
 from .record import Rollout
 
 FORMAT = 1
@@ -32,7 +32,8 @@ def collect(
         ``format``; ``swaps``, oldest first, each with ``node``, ``at``, ``action``, ``by``, ``from``, ``to``,
         ``bundle``, ``signed_by`` and ``id``; ``rollouts``, oldest first, each with ``id``, ``version``, ``state``,
         ``created``, ``ended``, ``nodes`` and ``actions`` ([time, user, action]); ``unreachable``, ``without`` (nodes
-        without the base) and ``failed`` (node -> reason); and ``retcode``: 1 if a node is unreachable or failed.
+        without the base) and ``failed`` (node -> reason); ``notes`` (note -> nodes) if the base may be misspelt; and
+        ``retcode``: 1 if a node is unreachable or failed.
     """
     result: dict[str, Any] = {"format": FORMAT, "unreachable": [], "without": [], "failed": {}}
     swaps: list[dict[str, str]] = []
@@ -42,6 +43,8 @@ def collect(
             result["unreachable"].append(node)
         elif isinstance(answer, str) and answer.startswith(f"ERROR: [{BaseAbsent.code}]"):
             result["without"].append(node)
+            if suggestion := suggested(answer):
+                result.setdefault("notes", {}).setdefault(suggestion, []).append(node)
         elif not isinstance(answer, list) or not all(isinstance(line, Mapping) for line in answer):
             result["failed"][node] = printable(answer, _LONGEST)
         else:

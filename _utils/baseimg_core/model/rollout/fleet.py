@@ -210,12 +210,20 @@ def sort_holds(expected: Iterable[str], answers: Mapping[str, Any]) -> dict[str,
                 notes.setdefault(printable(note, _REASON), []).append(node)
         elif isinstance(answer, str) and answer.startswith(f"ERROR: [{BaseAbsent.code}]"):
             result["without"].append(node)
+            if suggestion := suggested(answer):
+                notes.setdefault(suggestion, []).append(node)
         else:
             result["failed"][node] = printable(answer, _REASON)
     done = result["changed"] or result["unchanged"]
     if notes:
         result["notes"] = notes
     return {**result, "retcode": 0 if done and not (result["unreachable"] or result["failed"]) else 1}
+
+
+def suggested(answer: str) -> str:
+    """Return the hint of a node without the base that names a similar reference; empty without one."""
+    hint = answer.rpartition(" -- ")[2]
+    return printable(hint.strip(), _REASON) if hint.startswith("did you mean ") else ""
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -78,8 +78,14 @@ def is_exact(chain_id: str, live: str, below: str | None, is_version: bool) -> b
 
 
 def versions(record: Record) -> set[str]:
-    """Return the chain IDs of the images that a base has shown, except its own."""
+    """Return the chain IDs of the images of which a base has a generation, except its own."""
     return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
+
+
+def shown(record: Record) -> set[str]:
+    """Return the chain IDs of :func:`versions` that were live. A prepared version decides nothing before its swap."""
+    live = {generation.chain_id for generation in record.generations.values() if not generation.is_prepared}
+    return live & versions(record)
 
 
 def mixed(record: Record, lower: Iterable[Record]) -> list[Record]:
@@ -93,7 +99,7 @@ def mixed(record: Record, lower: Iterable[Record]) -> list[Record]:
         lower: The records of the bases below it.
     """
     below = list(lower)
-    is_version = any(record.chain_id in versions(other) for other in below)
+    is_version = any(record.chain_id in shown(other) for other in below)
     if not is_exact(record.chain_id, content(record.live), record.below or None, is_version):
         return []
     return [other for other in below if not is_right(record.live, {other.chain_id: {content(other.live)}})]

@@ -31,7 +31,7 @@ def give_up(context: Context, name: str, container: str) -> dict[str, Any]:
     restarting: list[str] = []
     located = bases.locate_all(context.engine, name)
     for base in located:
-        with base.store.lock(context.lock_timeout, context.by):
+        with base.store.lock(context.lock_timeout, context.by, context.operation):
             given_up += _forget(base, container)
             restarting += bases.restarting(base)
     return {
