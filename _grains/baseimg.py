@@ -190,7 +190,7 @@ def _mixed(record, live, records):
     own, layers = _content(live), record["diff_ids"]
     below = [(other, current) for other, current in records if layers[: len(other["diff_ids"])] == other["diff_ids"]]
     below = [(other, current) for other, current in below if current and other["diff_ids"] != layers]
-    is_version = any(record["chain_id"] in _shown(other) for other, _ in below)
+    is_version = any(record["chain_id"] in _activated(other) for other, _ in below)
     declared = record.get("below", "")
     if declared == "follow" or not (declared or is_version or own != record["chain_id"]):
         return False
@@ -200,7 +200,7 @@ def _mixed(record, live, records):
     )
 
 
-def _shown(record):
+def _activated(record):
     """Return the chain IDs of the generations that were live: a prepared one decides nothing before its swap."""
     return {item["chain_id"] for item in record["generations"] if item.get("activated") or not item.get("prepared")}
 

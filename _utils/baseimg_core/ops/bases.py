@@ -316,7 +316,7 @@ def mixed(base: Base, record: Record) -> list[dict[str, str]]:
 
 def _unmasked(record: Record, images: Iterable[Image]) -> list[str]:
     """Return images that are versions of a base, arrived later, and show another version of it below their layers."""
-    others = nests.shown(record) - {record.live.chain_id} if record.current else set()
+    others = nests.activated(record) - {record.live.chain_id} if record.current else set()
     return [
         image.name
         for image in (image for image in images if others.intersection(image.chain_ids))

@@ -82,7 +82,7 @@ def versions(record: Record) -> set[str]:
     return {generation.chain_id for generation in record.generations.values()} - {record.chain_id, ""}
 
 
-def shown(record: Record) -> set[str]:
+def activated(record: Record) -> set[str]:
     """Return the chain IDs of :func:`versions` that were live. A prepared version decides nothing before its swap."""
     live = {generation.chain_id for generation in record.generations.values() if not generation.is_prepared}
     return live & versions(record)
@@ -99,7 +99,7 @@ def mixed(record: Record, lower: Iterable[Record]) -> list[Record]:
         lower: The records of the bases below it.
     """
     below = list(lower)
-    is_version = any(record.chain_id in shown(other) for other in below)
+    is_version = any(record.chain_id in activated(other) for other in below)
     if not is_exact(record.chain_id, content(record.live), record.below or None, is_version):
         return []
     return [other for other in below if not is_right(record.live, {other.chain_id: {content(other.live)}})]
