@@ -82,7 +82,7 @@ def test_it_leads_where_the_archive_led(legacy_lab: Lab) -> None:
 
 def test_what_the_archive_says_nothing_of(legacy_lab: Lab) -> None:
     not_expressed = legacy_lab.import_legacy(pack(legacy_lab), BASE, str(legacy_lab.work / "b.tar"))["not_expressed"]
-    paths = {gap["what"].partition(":")[0]: gap["paths"] for gap in not_expressed}
+    paths = {gap["what"].partition(":")[0]: gap.get("paths", []) for gap in not_expressed}
     assert paths["removed paths"] == ["etc/gone", "etc/never-there"]
     assert paths["extended attributes, file capabilities among them"] == ["etc/same", "etc/tool"]
     assert "names in the root of the image that begin with a dot" in paths
