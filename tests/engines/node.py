@@ -87,7 +87,7 @@ class Node:
     def directories(self, reference: str) -> list[str]:
         """Return the image's layer directories as baseimg finds them, top first."""
         layer = self.call("layer", reference)
-        return [layer["path"], *layer["lower"]]
+        return [layer["path"], *layer.get("lower", ())]
 
     def show(self, reference: str) -> dict[bytes, VisibleEntry]:
         """Return what the kernel shows for an image."""

@@ -428,7 +428,7 @@ def test_a_bundle_without_signature_is_not_even_fetched(node, ring):
 
     with pytest.raises(SignatureMissing, match="is not signed: cannot fetch"):
         ops_converge.converge(replace(context(node, ring.trust("alice")), fetch=fetch), BASE, "12.1", node.bundles)
-    assert fetched == [f"{bundle(node)}.sig"]
+    assert set(fetched) == {f"{bundle(node)}.sig"}
 
 
 def test_a_declared_digest_must_hold_as_well(node, ring):

@@ -313,10 +313,7 @@ class TestBundles:
             **sides,
             "platform": str(own_platform()),
             "changes": counts,
-            "config": {},
             "dropped": {"paths": 0, "attributes": 0},
-            "fixes": {},
-            "unread": {},
         }
         assert lab.diff(BASE, NEW)["counts"] == counts
         description = lab.inspect(made["bundle"], verify=True)

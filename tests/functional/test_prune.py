@@ -202,7 +202,7 @@ def test_state_in_both_modes(node):
 def test_the_view_is_the_same_before_and_after(node):
     _engine, minion = node
     layer = minion.modules["baseimg.layer"](BASE)
-    stack = [Path(layer["path"]), *map(Path, layer["lower"])]
+    stack = [Path(layer["path"]), *map(Path, layer.get("lower", ()))]
     with mounted(stack) as point:
         before = snapshot(point)
         minion.modules["baseimg.prune"](BASE, keep=0)
