@@ -107,7 +107,7 @@ def _survey():
             unreadable.append(layer)
     for (record, live), (_, _, base) in zip(records, known, strict=True):
         with contextlib.suppress(*_BROKEN):  # baseimg.status reports a record with wrong fields
-            if base["drift"] in _LATER and _mixed(record, live, records):
+            if base["drift"] in _LATER and _is_mixed(record, live, records):
                 base["drift"] = "mixed"
     return known, unreadable
 
@@ -182,7 +182,7 @@ def _load(layer):
     return record, next((item for item in record["generations"] if _is_generation(item, live)), None)
 
 
-def _mixed(record, live, records):
+def _is_mixed(record, live, records):
     """Return True if the live content of a base below shows through a base that must show its own image.
 
     Equal to the core's rule (model.store.nests.mixed).

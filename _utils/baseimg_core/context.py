@@ -20,7 +20,7 @@ def _admit_all() -> None:
 
 
 def _no_digest(_place: str) -> None:
-    """Know no digest: the default without a Salt master."""
+    """Return ``None``: without a Salt master no digest is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Context:
     pace: Pace | None = None
     #: The directory of the manifests that were read before (:mod:`disk.bundle.manifest_cache`); empty to remember none.
     manifests: str = ""
-    #: The directory of the contents that had a name before (:mod:`disk.store.names`); empty to remember none.
+    #: The directory that stores earlier contents of a name (:mod:`disk.store.names`); empty to store none.
     names: str = ""
     #: The name of the operation, which holders and waiters of a base's lock show; empty if it has none.
     operation: str = ""

@@ -238,7 +238,7 @@ class Minion:
                 connect=self.engine,
                 sources=self._registry_sources,
                 trust=self._trust,
-                resolve=lambda source: self._registry().resolve(source),
+                resolve=lambda source: self._bundle_cache().resolve(source),
             )
         )
         self._grain_changed = doctor.save(self._opts["cachedir"], checks)
@@ -295,7 +295,7 @@ class Minion:
     def _fetch(self, place: str, digest: str | None) -> str:
         if place.startswith("/"):
             return place
-        path = self._registry().fetch(place) if reference.is_registry(place) else self._cache_file(place, digest)
+        path = self._bundle_cache().fetch(place) if reference.is_registry(place) else self._cache_file(place, digest)
         self._fetched.append(path)
         return path
 
@@ -413,7 +413,7 @@ class Minion:
 
     def pinned(self, source: str) -> str:
         """Return a source by digest if it is a tag in a registry, because a tag may move; else as given."""
-        return self._registry().resolve(source) if reference.is_registry(source) else source
+        return self._bundle_cache().resolve(source) if reference.is_registry(source) else source
 
     @contextlib.contextmanager
     def images(self, platform: object = None) -> Iterator[ImageSources]:
@@ -434,7 +434,7 @@ class Minion:
             from .registry import images
         return images.connect(image, directory, keep, self._registries(), self.progress)
 
-    def _registry(self) -> pull.BundleCache:
+    def _bundle_cache(self) -> pull.BundleCache:
         if self._cache is None:
             home = os.path.join(self._opts["cachedir"], "baseimg", "registry")
             with _registry_code():

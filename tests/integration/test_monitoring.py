@@ -253,7 +253,7 @@ class TestAFleet:
         source = path.read_text()
         assert all(f'title="{node}"' in source for node in (FIRST, SECOND))
         assert "content-unknown" in source
-        assert "1 of 16 nodes are not updated" in source
+        assert "1 of 16 nodes failed or did not answer" in source
 
     @pytest.mark.parametrize(
         ("arguments", "code"),

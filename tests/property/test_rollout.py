@@ -57,8 +57,8 @@ def end(record: Rollout, name: str, outcome: str) -> None:
 
 def drive(record: Rollout, outcomes: dict[str, str], data: st.DataObject) -> None:
     """Act as the runner: start allowed nodes and take some outcomes until all waves passed or one failed."""
-    limit = record.rules.max_unavailable
-    while (index := record.current) is not None:
+    limit = record.parsed_policy.max_unavailable
+    while (index := record.current_wave) is not None:
         prepare(record, index, outcomes)
         while waves.verdict(record, index) == rollout_record.RUNNING:
             for name in waves.next_batch(record, index):
@@ -144,11 +144,11 @@ def test_failure_domains_keep_their_room_and_their_windows(
         for name in started:
             assert record.nodes[name].group not in closed
             record.update(name, state=rollout_record.APPLYING, answered=False)
-        assert len(record.unavailable) <= record.rules.max_unavailable.of(len(names))
+        assert len(record.unavailable) <= record.parsed_policy.max_unavailable.of(len(names))
         for group in set(groups):
             down = [name for name in record.unavailable if record.nodes[name].group == group]
             members = groups.count(group)
-            assert len(down) <= record.rules.max_unavailable.of(members)
+            assert len(down) <= record.parsed_policy.max_unavailable.of(members)
             assert not down or members - len(down) >= least
         for name in data.draw(st.lists(st.sampled_from(started), unique=True)):
             record.update(name, state=rollout_record.UPDATED, answered=True)

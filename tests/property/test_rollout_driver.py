@@ -83,12 +83,12 @@ def test_any_fleet(seed: int) -> None:
         record, code = rolled_out(fleet, policy, home)
     check_truth(record, fleet)
     total = sum(how != THERE for how in behaviours)
-    assert fleet.most_busy <= record.rules.max_unavailable.of(total)
+    assert fleet.most_busy <= record.parsed_policy.max_unavailable.of(total)
     if record.state in (rollout_record.DONE, rollout_record.DONE_WITH_REFUSALS):
         assert {node.state for node in record.nodes.values()} <= rollout_record.FINAL
         refused = record.in_state(rollout_record.REFUSED)
         assert (code == outcome.DONE_WITH_REFUSALS) == bool(refused)
-        assert len(refused) <= record.rules.refused.of(total)
+        assert len(refused) <= record.parsed_policy.refused.of(total)
         if policy["success_threshold"] == 100:
             live_version = {name: version for name, version in fleet.live_versions().items() if name not in refused}
             assert set(live_version.values()) <= {NEW}

@@ -80,7 +80,7 @@ class TestVerdict:
         rollout.nodes["b"].code = "node-silent"
         assert waves.verdict(rollout, 0) == rollout_record.FAILED
         assert waves.why_failed(rollout, 0) == (
-            "wave 'rest': 1 of 2 nodes are not updated, success_threshold is 100 %: b (node-silent)"
+            "wave 'rest': 1 of 2 nodes failed or did not answer, success_threshold is 100 %: b (node-silent)"
         )
         assert (
             waves.verdict(record(50, a=rollout_record.UPDATED, b=rollout_record.UNREACHABLE), 0)

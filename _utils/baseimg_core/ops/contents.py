@@ -1,5 +1,5 @@
 """
-One name, several contents.
+Finds every content on the node that a declared name stands for.
 
 A declaration stands for every content on the node that bears its name: the tagged image, the bases that are recorded by
 the name, the sources of the declared bundles, and what the tag named when an earlier run of the declaration saw it. An

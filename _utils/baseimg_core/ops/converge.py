@@ -213,7 +213,7 @@ class Change:
                     self.judged = arrivals.check_images(context, nest, generation, self.judged)
                     trials.run_trials(context, nest, generation)
             self.audit.refresh(record)
-            masked = nest.keep_uppers(generation)
+            masked = nest.mask_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
             done = swap.restart_and_report(context, base, record, self.policy, swapped, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)

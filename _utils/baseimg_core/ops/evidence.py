@@ -40,13 +40,13 @@ def of_containers(judged: Judgements, record: Record, surveyed: Usage, images: I
                     "image": names.get(use.container.image_id, ""),
                     "version": generation.version if generation else "",
                     "content": use.content(record.current),
-                    **_fixes(mounted, judged.evidence.get(record.live.id, Evidence()), use.container),
+                    **_assessment(mounted, judged.evidence.get(record.live.id, Evidence()), use.container),
                 }
             )
     return described
 
 
-def _fixes(mounted: Evidence | None, live: Evidence, container: Container) -> Mapping[str, Any]:
+def _assessment(mounted: Evidence | None, live: Evidence, container: Container) -> Mapping[str, Any]:
     if mounted is None:
         return {"missing": None, "judged": "", "verdict": "", "reasons": []}
     own = mounted.containers.get(container.id)

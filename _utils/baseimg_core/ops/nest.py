@@ -166,11 +166,11 @@ class Nest:
             if self.is_exact(member, member.live)
         )
 
-    def keep_uppers(self, generation: Generation) -> bool:
+    def mask_uppers(self, generation: Generation) -> bool:
         """
-        Prepare the bases above for a swap of the changing base to ``generation``. Needs the locks.
+        Swap in a mask on each exact base above, right before and after the swap to ``generation``. Needs the locks.
 
-        Every exact base gets a mask that is right before and after the swap. All masks exist before the first is live.
+        All masks exist before the first is live.
 
         Returns:
             True if a mask was swapped in.
@@ -183,7 +183,7 @@ class Nest:
 
     def prepare_uppers(self, generation: Generation) -> bool:
         """
-        Make the masks that :meth:`keep_uppers` would make for ``generation``, and keep them as prepared.
+        Make the masks that :meth:`mask_uppers` would make for ``generation``, and keep them as prepared.
 
         Returns:
             True if a mask was made.

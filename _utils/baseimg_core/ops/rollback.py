@@ -85,7 +85,7 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
         generation = nest.adapt_to_lower(generation)
         # before the swap: a crash between the two leaves a hold on the live version, and the retry swaps
         warnings = _hold(context, base, record, generation, reason)
-        nest.keep_uppers(generation)
+        nest.mask_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
         done = swap.restart_and_report(context, base, record, policy, swapped)
         done["warnings"] = [*done["warnings"], *warnings]

@@ -287,7 +287,7 @@ def _stored(context: Context, members: Iterable[tuple[Member, LayerReader]]) -> 
     """Yield a bundle's members with the owners that this engine stores; refuse device nodes that are not allowed."""
     for member, stream in members:
         check_device(context, member.path, member.entry)
-        yield (replace(member, entry=context.engine.owners.stored(member.entry)) if member.entry else member), stream
+        yield (replace(member, entry=context.engine.owners.to_disk(member.entry)) if member.entry else member), stream
 
 
 def prune_hint(base: Base, record: Record) -> str:

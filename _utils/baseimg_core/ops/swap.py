@@ -67,7 +67,7 @@ def check_preconditions(context: Context, base: Base, record: Record, plan: Plan
 
 def activate(context: Context, nest: Nest, generation: Generation, action: str) -> CompletedSwap | None:
     """
-    Swap a generation in, after :meth:`Nest.keep_uppers`. Release masks above that are obsolete.
+    Swap a generation in, after :meth:`Nest.mask_uppers`. Release masks above that are obsolete.
 
     Args:
         context: The context of the operation.

@@ -87,7 +87,9 @@ def authorization(challenge: str, login: Credentials, plain: bool, host: str, re
     kind, _, rest = challenge.partition(" ")
     if kind.lower() == "basic":
         if not login.basic:
-            raise RegistryDenied(f"{host} requires credentials; tried {login.account}")
+            raise RegistryDenied(
+                f"{host} requires a user name and a password, and none is known for it; tried {login.account}"
+            )
         return login.basic["Authorization"]
     parameters = _parameters(rest) if kind.lower() == "bearer" else {}
     realm = parameters.pop("realm", "")

@@ -79,7 +79,7 @@ def _attached(rollout: Rollout, discovery: Discovery, names: Iterable[str]) -> d
 
 
 def _environment(rollout: Rollout) -> dict[str, str]:
-    return {"saltenv": rollout.rules.saltenv} if rollout.rules.saltenv else {}
+    return {"saltenv": rollout.parsed_policy.saltenv} if rollout.parsed_policy.saltenv else {}
 
 
 def _reason(answer: Answer) -> str:
@@ -146,5 +146,5 @@ def _duration(rollout: Rollout, earlier: Iterable[Rollout]) -> dict[str, Any]:
     if rates is None:
         return {}
     waves = [sum(rollout.wave_counts(index).values()) for index in range(len(rollout.waves))]
-    limit = rollout.rules.max_unavailable.of(rollout.total)
-    return {"seconds": forecast.seconds(waves, limit, rollout.rules.soak, rates), "rates_of": rates.rollout}
+    limit = rollout.parsed_policy.max_unavailable.of(rollout.total)
+    return {"seconds": forecast.seconds(waves, limit, rollout.parsed_policy.soak, rates), "rates_of": rates.rollout}

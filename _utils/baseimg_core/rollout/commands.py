@@ -81,7 +81,7 @@ class Rollouts:
             "base": base,
             "version": rollout.version,
             "waves": waves,
-            "max_unavailable": rollout.rules.max_unavailable.of(rollout.total),
+            "max_unavailable": rollout.parsed_policy.max_unavailable.of(rollout.total),
             "blast_radius": blast_radius(rollout, answers, self._earlier(base)),
             **summaries.problems(rollout),
             "policy": rollout.policy,
@@ -126,7 +126,7 @@ class Rollouts:
                 transitions.close(replaced, rollout_record.FAILED, now(), reason)
                 self._store.save(replaced)
             self._store.save(rollout)
-            self._store.prune(rollout.rules.keep_records)
+            self._store.prune(rollout.parsed_policy.keep_records)
             return self._moved(rollout, Driver.run)
 
     def start_late(self, base: str, version: str, *places: object) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class Rollouts:
                 rollout, _answers = self._new_rollout(base, version, places)
                 if rollout.number_in(rollout_record.PENDING):
                     self._store.save(rollout)
-                    self._store.prune(rollout.rules.keep_records)
+                    self._store.prune(rollout.parsed_policy.keep_records)
                     return self._moved(rollout, Driver.run)
             return {"state": rollout_record.DONE, "reason": "no node arrived later", "retcode": outcome.OK}
 
@@ -287,7 +287,7 @@ class Rollouts:
             RolloutEmpty: one of the nodes has no change to roll back.
         """
         if since is not None:
-            raise ArgumentInvalid("since and nodes exclude each other")
+            raise ArgumentInvalid("give since= or nodes=, not both")
         with self._locked(self._select_for_rollback(name)) as current:
             if unknown := sorted(set(nodes) - current.nodes.keys()):
                 raise ArgumentInvalid(f"nodes of rollout {current.id} are expected, unknown: {', '.join(unknown)}")
@@ -461,7 +461,7 @@ class Rollouts:
         rollouts = [rollout for rollout in newest if rollout.state in states]
         if not rollouts:
             broken = f" ({len(errors)} records cannot be read: {errors[0]})" if errors else ""
-            raise RolloutUnknown(f"no rollout is: {', '.join(sorted(states))}{broken}")
+            raise RolloutUnknown(f"no rollout has one of the states: {', '.join(sorted(states))}{broken}")
         return rollouts
 
     def _moved(self, rollout: Rollout, move: Any, is_rollback: bool = False, is_halt: bool = False) -> dict[str, Any]:

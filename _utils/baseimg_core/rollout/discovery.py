@@ -189,7 +189,7 @@ class Discovery:
 
     def group(self) -> None:
         """Query the nodes' failure domain: the value of the grain ``group_by``."""
-        grain = self._rollout.rules.group_by
+        grain = self._rollout.parsed_policy.group_by
         nodes = self._rollout.nodes.items()
         names = [name for name, node in nodes if node.state not in rollout_record.LEFT_OUT or node.code == AT_VERSION]
         if not grain or not names:
@@ -301,7 +301,7 @@ def new_rollout(transport: SaltTransport, jobs: Jobs, request: Request) -> tuple
     _check_members(rollout, discovery)
     if rules.is_by_group:
         rollout.set(policy={**rollout.policy, "waves": _group_waves(rollout)})
-        rules = rollout.rules
+        rules = rollout.parsed_policy
     _divide(rollout, rules, {target: transport.match(target) for target in _targets(rules)})
     _check_room(rollout)
     return rollout, discovery
@@ -385,7 +385,7 @@ def alike(
     Returns:
         (arguments, nodes) of each job.
     """
-    rules = rollout.rules
+    rules = rollout.parsed_policy
     common: dict[str, Any] = {"saltenv": rules.saltenv} if rules.saltenv else {}
     if rules.require:  # nodes of older releases do not know this argument
         common["require"] = list(rules.require)
@@ -456,7 +456,9 @@ def _declared_version(rollout: Rollout, discovery: Discovery) -> str:
         if len(own) > 1:
             listed = ", ".join(f"{version} ({counted(count, 'node')})" for version, count in sorted(own.items()))
             of_base = "" if base == rollout.base else f" of {base}"
-            raise ArgumentInvalid(f"version is missing, and nodes declare several{of_base}: {listed}")
+            raise ArgumentInvalid(
+                f"no version is given, and nodes declare different ones{of_base}: {listed}; give version="
+            )
     if not any(versions.values()):
         _check_members(rollout, discovery)
         nodes = [f"{name} [{node.code}] {node.message}" for name, node in rollout.nodes.items()]

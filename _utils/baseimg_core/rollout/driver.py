@@ -62,9 +62,9 @@ class Driver:
         self._rollout, self._by = rollout, by
         self._recorder = Recorder(transport, store, rollout)
         self._nodes = NodeOperations(transport, jobs, self._recorder)
-        self._gates = Gates(jobs, transport.match, rollout.rules.gates)
-        self._rules = rollout.rules
-        self._clock = WindowClock(rollout.rules)
+        self._gates = Gates(jobs, transport.match, rollout.parsed_policy.gates)
+        self._rules = rollout.parsed_policy
+        self._clock = WindowClock(rollout.parsed_policy)
 
     def run(self) -> None:
         """Run a new rollout until it ends or halts."""
@@ -134,7 +134,7 @@ class Driver:
         rollout = self._rollout
         self._nodes.prepare(name for name in rollout.in_state(PENDING) if rollout.nodes[name].declared >= 0)
         self._check_refusals()
-        while (index := rollout.current) is not None:
+        while (index := rollout.current_wave) is not None:
             if reason := self._wave(index):
                 self._failed(index, reason)
                 return

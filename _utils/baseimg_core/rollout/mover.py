@@ -93,4 +93,4 @@ def _is_open(rollout: Rollout) -> bool:
     """Return True if the window of a node that is not done is open."""
     states = (rollout_record.PENDING, rollout_record.READY)
     groups = {rollout.nodes[name].group for name in rollout.in_state(*states)} or {""}
-    return len(WindowClock(rollout.rules).closed_groups(groups)) < len(groups)
+    return len(WindowClock(rollout.parsed_policy).closed_groups(groups)) < len(groups)

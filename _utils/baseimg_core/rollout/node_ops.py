@@ -101,7 +101,7 @@ class NodeOperations:
     def __init__(self, transport: SaltTransport, jobs: Jobs, recorder: Recorder) -> None:
         self._transport, self._jobs, self._recorder = transport, jobs, recorder
         self._rollout = recorder.rollout
-        self._rules = recorder.rollout.rules
+        self._rules = recorder.rollout.parsed_policy
         self._discovery = Discovery(jobs, recorder.rollout)
         self._asked: dict[str, float] = {}
         self._sent: dict[str, float] = {}  # job -> sending time by the master's clock

@@ -28,7 +28,7 @@ class SoakWatch:
     def __init__(self, discovery: Discovery, recorder: Recorder, names: Sequence[str]) -> None:
         self._discovery, self._recorder = discovery, recorder
         self._before = discovery.containers(names)
-        self._interval = soak.interval(recorder.rollout.rules.gate_interval, len(names))
+        self._interval = soak.interval(recorder.rollout.parsed_policy.gate_interval, len(names))
         self._checked = time.monotonic()
         if unknown := [name for name in names if name not in self._before]:
             text = f"cannot watch the containers of {counted(len(unknown), 'node')}: {first_names(unknown)}"

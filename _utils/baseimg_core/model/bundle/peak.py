@@ -46,7 +46,7 @@ def peak(
     largest = merged = changed = NOTHING
     content, directories = None, 0
     for step, own in zip(steps, written or [changes(step) for step in steps], strict=True):
-        content = _content(start, steps[0][0], step[-1], over)
+        content = _content_size(start, steps[0][0], step[-1], over)
         changed = changed.plus(own)
         twice = Size(0, min(directories, merged.paths))
         largest = _each(max, largest, merged.plus(_each(min, own, content or own)).plus(twice))
@@ -62,11 +62,11 @@ def changes(step: Sequence[Manifest]) -> Size:
     return Size(sum(each.bytes for each in totals), sum(each.entries + (each.directories or 0) for each in totals))
 
 
-def _content(start: Size, first: Manifest, last: Manifest, over: Sequence[str]) -> Size | None:
+def _content_size(start: Size, first: Manifest, last: Manifest, over: Sequence[str]) -> Size | None:
     """
     Return the size of the content that ``last`` leads to; ``None`` if a bundle does not record it.
 
-    It is counted from the start, which may hold paths that equal those below it.
+    It is the start's size, plus the target's, minus the source's: the start may hold paths that equal those below it.
     """
     before, after = first.source.size_over(over), last.target.size_over(over)
     if before is None or after is None:

@@ -110,7 +110,7 @@ def plan_restarts(
 
 
 def _refusal(container: Container, policy: Policy) -> str:
-    """Return why the container itself must not be stopped; empty if it may."""
+    """Return why the container itself must not be stopped; empty if it may be stopped."""
     if container.state != "running":
         return _STATES.get(container.state, _STOPPED)
     if container.auto_remove and _UNIT in container.labels:
@@ -126,7 +126,7 @@ def _refusal(container: Container, policy: Policy) -> str:
 
 
 def _obstacle(container: C, sharing: list[C], by_id: Mapping[str, C], policy: Policy) -> str:
-    """Return why a container must not be stopped, including its sharing containers; empty if it may."""
+    """Return why a container must not be stopped, including its sharing containers; empty if it may be stopped."""
     for other in (container, *sharing):
         owners = [by_id[owner].state if owner in by_id else "" for owner in other.shares]
         orphan = not all(state in _ALIVE for state in owners)

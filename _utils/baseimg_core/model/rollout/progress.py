@@ -29,7 +29,7 @@ def progress(rollout: Rollout) -> RolloutProgress:
         left = rollout.number_in(UPDATED)
         done = rollout.number_in(ROLLED_BACK)
         return RolloutProgress("rolls back", done, done + left, failures)
-    index = rollout.current
+    index = rollout.current_wave
     if index is None or not rollout.waves[index].started or rollout.number_in(PREPARING):
         done = rollout.number_in(READY, *FINAL)
         return RolloutProgress("prepares", done, len(rollout.nodes), failures)

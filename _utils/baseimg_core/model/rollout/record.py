@@ -153,7 +153,7 @@ class Rollout:
         self._numbers = {_key(declaration): number for number, declaration in enumerate(self.declared)}
 
     @property
-    def rules(self) -> Policy:
+    def parsed_policy(self) -> Policy:
         """The parsed policy."""
         if self._rules is None:
             self._rules = rollout_policy.parse(self.policy)
@@ -268,7 +268,7 @@ class Rollout:
         return self._index.counts.get(index, {})
 
     @property
-    def current(self) -> int | None:
+    def current_wave(self) -> int | None:
         """The index of the first wave that has not passed; ``None`` if all waves have passed."""
         return next((index for index, wave in enumerate(self.waves) if wave.state != PASSED), None)
 
@@ -290,7 +290,7 @@ class Rollout:
     @property
     def room(self) -> int:
         """How many more nodes of all may become unavailable."""
-        return self.rules.max_unavailable.of(self.total) - len(self._index.unavailable)
+        return self.parsed_policy.max_unavailable.of(self.total) - len(self._index.unavailable)
 
     def ready_groups(self, wave: int) -> list[str]:
         """Return the failure domains of a wave that have, or once had, ready nodes."""
@@ -315,7 +315,7 @@ class Rollout:
 
     def _room_in(self, group: str) -> int:
         """Return how many more nodes of a failure domain may become unavailable."""
-        members, present, rules = self._index.members[group], self._index.present[group], self.rules
+        members, present, rules = self._index.members[group], self._index.present[group], self.parsed_policy
         if not rules.group_by:
             return members
         allowed = min(rules.max_unavailable.of(members), present - rules.min_available.of(present))
@@ -386,7 +386,7 @@ class _Index:
             heapq.heappush(self.ready.setdefault(node.wave, {}).setdefault(node.group, []), name)
 
     def discard(self, name: str, node: RolloutNode) -> None:
-        """Remove a node, before its fields change."""
+        """Remove a node from the index. Must be called before its fields change."""
         self.names[node.state].discard(name)
         self.waves[node.wave].discard(name)
         if node.state not in LEFT_OUT:

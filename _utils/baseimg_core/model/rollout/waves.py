@@ -95,6 +95,6 @@ def why_failed(rollout: Rollout, index: int) -> str:
     if not is_lost(rollout, index):
         return f"nodes without an outcome take up max_unavailable: {', '.join(rollout.unavailable[:10])}"
     return (
-        f"wave {rollout.waves[index].name!r}: {len(bad)} of {len(nodes)} nodes are not updated, "
+        f"wave {rollout.waves[index].name!r}: {len(bad)} of {len(nodes)} nodes failed or did not answer, "
         f"success_threshold is {rollout.waves[index].threshold} %: {', '.join(bad[:10])}{more}"
     )

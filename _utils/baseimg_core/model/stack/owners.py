@@ -35,7 +35,7 @@ class Owners:
         """True if owners on disk differ from those of the image."""
         return bool(self.uid or self.gid)
 
-    def stored(self, entry: Entry) -> Entry:
+    def to_disk(self, entry: Entry) -> Entry:
         """
         Return an image's entry with the owners on disk.
 

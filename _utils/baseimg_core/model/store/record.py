@@ -227,12 +227,12 @@ def parse(data: bytes, where: str) -> Record:
         raw: dict[str, Any] = json.loads(data)
         if raw["format"] not in READABLE:
             raise RecordNewer(f"{where} has format version {raw['format']}, this baseimg reads up to {FORMAT}")
-        generations = [_tolerant(Generation, generation) for generation in raw.pop("generations")]
+        generations = [_from_known_fields(Generation, generation) for generation in raw.pop("generations")]
         intent = raw.pop("intent")
         raw["diff_ids"] = tuple(raw["diff_ids"])
         raw["generations"] = {generation.number: generation for generation in generations}
-        raw["intent"] = _tolerant(Intent, intent) if intent else None
-        record = _tolerant(Record, raw)
+        raw["intent"] = _from_known_fields(Intent, intent) if intent else None
+        record = _from_known_fields(Record, raw)
         named = {0, record.current, record.previous or 0}
         if record.intent:
             named |= {record.intent.before, record.intent.after}
@@ -247,7 +247,7 @@ def parse(data: bytes, where: str) -> Record:
 _Part = TypeVar("_Part", Record, Generation, Intent)
 
 
-def _tolerant(kind: type[_Part], raw: Mapping[str, Any]) -> _Part:
+def _from_known_fields(kind: type[_Part], raw: Mapping[str, Any]) -> _Part:
     """Create an object from the known fields; unknown fields go to ``extra``."""
     names = {field.name for field in fields(kind)} - {"extra"}
     known = {name: value for name, value in raw.items() if name in names}

@@ -120,7 +120,7 @@ def run(
         name = f"baseimg-trial-{secrets.token_hex(8)}"
         sandbox = Sandbox(layers, image.config, accounts, place, name, lambda: _report(context, image))
         if not trial.command:
-            return _load(view, sandbox, image, trial)
+            return _list_libraries(view, sandbox, image, trial)
         outcome = sandbox.run(trial.command, trial.timeout, trial.memory << 20)
     except UserUnknown as exc:
         outcome = Outcome(None, "", str(exc))
@@ -139,7 +139,7 @@ def _text(view: LayeredView, path: bytes) -> str:
     return view.content(resolved).decode("utf-8", "replace") if resolved else ""
 
 
-def _load(view: LayeredView, sandbox: Sandbox, image: Image, trial: Trial) -> tuple[Outcome, str]:
+def _list_libraries(view: LayeredView, sandbox: Sandbox, image: Image, trial: Trial) -> tuple[Outcome, str]:
     """Let the image's own dynamic loader list the libraries of each started program. Executes no program."""
     outcome, failure = Outcome(0, ""), ""
     try:
