@@ -13,8 +13,10 @@ from baseimg_core.engine.base import Container
 from baseimg_core.errors import ArgumentInvalid, BaseAbsent
 from baseimg_core.model.fixes import summary
 from baseimg_core.model.fixes.effect import State
+from baseimg_core.model.policy import pillar
 from baseimg_core.ops import bases, hold, sbom, status
 from baseimg_core.ops import fixes as ops_fixes
+from baseimg_core.ops.effects import LiveEffects
 from baseimg_core.report import sbom as report_sbom
 from tests.support import cyclonedx
 from tests.support.images import digest
@@ -53,8 +55,12 @@ def node(tmp_path: Path) -> NestNode:
 
 
 def answer(node: NestNode, declared: str = "", name: str | None = None) -> dict[str, Any]:
-    declaration = {"version": declared, "bundles": node.bundles[OS], "chain_id": None}
-    result = ops_fixes.fixes(node.context, {OS: declaration} if declared else {}, name)
+    bundles = {
+        version: {"source": source.source, "hash": source.digest} for version, source in node.bundles[OS].items()
+    }
+    declaration = {"version": declared, "bundles": bundles}
+    declared_bases = pillar.declared({"bases": {OS: declaration} if declared else {}})["bases"]
+    result = ops_fixes.fixes(node.context, declared_bases, name)
     assert json.loads(json.dumps(result)) == result
     assert not result["errors"]
     (judged,) = [each for each in result["bases"] if each["base"] == OS]
@@ -247,6 +253,16 @@ def test_an_sbom_shows_what_an_image_really_shows(node: NestNode) -> None:
     assert (split["openssl"]["version"], split["zlib"]["version"]) == ("1", "2")  # the database says 2 of both
     with pytest.raises(ArgumentInvalid):
         sbom.facts(node.context, "corp/none:1")
+
+
+def test_an_image_that_nobody_judged_is_unknown(node: NestNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image without a name, which no container runs, is in no answer of baseimg.fixes."""
+    node.converge(OS, "2")
+    monkeypatch.setattr(LiveEffects, "started", property(lambda _self: []))
+    facts = sbom.facts(node.context, "corp/own:1")
+    made = {each["name"]: each for each in report_sbom.document(facts, "web1", "0.2.0")["components"]}
+    properties = {each["name"]: each["value"] for each in made["openssl"]["properties"]}
+    assert (properties["baseimg:state"], made["openssl"]["version"]) == ("unknown", "1")
 
 
 def test_an_sbom_names_what_scanners_look_for(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ..model.fixes import effect, summary
 from ..model.fixes.effect import Effect
 from ..model.packages import difference
 from ..model.packages.difference import Packages
+from ..model.policy import pillar
 from ..model.store.record import Generation
 from . import bases
 from .bases import Base
@@ -187,7 +188,7 @@ class _Answer:
             reason = f"{version} is held on this node: {held['reason']}"
         try:
             with contextlib.ExitStack() as stack:
-                catalogue = Catalogue(self.context, declaration["bundles"], stack)
+                catalogue = Catalogue(self.context, pillar.bundles(declaration["bundles"]), stack)
                 route = catalogue.route(version, {live.chain_id})
                 manifests = [catalogue.manifest(step) for step in route]
         except BaseimgError as exc:

@@ -126,9 +126,10 @@ def _bases_of(context: Context, image: Image) -> list[dict[str, Any]]:
 
 def _item(base: Mapping[str, Any], image: Image, container: Container | None) -> Mapping[str, Any]:
     """Return an image's or a container's item in the answer for one of its bases."""
-    if container:
-        return next((each for each in base["containers"] if each["id"] == container.id), {"pending": {}})
-    return next((each for each in base["images"] if each["id"] == image.id), {"pending": {}})
+    judged, sought = ("containers", container.id) if container else ("images", image.id)
+    unjudged = {"state": State.UNKNOWN.value, "reason": "baseimg.fixes lists no image without a name that nothing runs"}
+    unlisted = {"pending": dict.fromkeys(base["updates"], unjudged)}
+    return next((each for each in base[judged] if each["id"] == sought), unlisted)
 
 
 def _added(items: _Items) -> dict[str, str]:
