@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from baseimg_core.errors import ArgumentInvalid, BaseAbsent
 from baseimg_core.model.fixes import summary
 from baseimg_core.model.fixes.effect import State
 from baseimg_core.model.policy import pillar
+from baseimg_core.model.store.record import Record
 from baseimg_core.ops import bases, hold, sbom, status
 from baseimg_core.ops import fixes as ops_fixes
+from baseimg_core.ops.containers import usage
+from baseimg_core.ops.containers.usage import Usage, Use
 from baseimg_core.ops.effects import LiveEffects
 from baseimg_core.report import sbom as report_sbom
 from tests.support import cyclonedx
@@ -164,6 +168,32 @@ def test_containers_on_older_content_and_with_own_files(node: NestNode, tmp_path
         "volume": {"openssl": "split", "zlib": "overridden"},
         "orphan": dict.fromkeys(judged["updates"], "unknown"),
     }
+
+
+def test_a_container_on_older_content_of_a_base_above(
+    node: NestNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may show the older files of that base in place of the fixed ones, so nothing is in effect yet."""
+    node.image(JAVA, OS, files({"opt/java": "1"}))
+    node.image("corp/app:1", JAVA, files({"app": "1"}))
+    node.fixes = {}
+    node.version(JAVA, "2", node.stacks[OS], files({"opt/java": "2"}))
+    node.converge(OS, "2")
+    node.converge(JAVA, "2")
+    container = Container(id="1", name="app", image_id="corp/app:1", pid=os.getpid(), state="running")
+    older = {OS: False, JAVA: False}
+
+    def survey(_engine: object, base: bases.Base, record: Record, stopped: bool = False) -> Usage:
+        number = 0 if older[base.reference] else record.current
+        return Usage([container], {"1"}, [Use("app", container, frozenset({number}))])
+
+    monkeypatch.setattr(usage, "survey", survey)
+    monkeypatch.setattr(ops_fixes, "own_files", lambda *_: SimpleNamespace(directory=str(tmp_path / "none"), mounts=()))
+    before = states(answer(node), "containers").get("app", {})
+    assert "after restart" not in before.values()
+    older[JAVA] = True
+    after = states(answer(node), "containers")["app"]
+    assert after == {**dict.fromkeys(answer(node)["updates"], "after restart"), **before}
 
 
 def test_a_base_of_a_nest_masks_the_fix(tmp_path: Path) -> None:

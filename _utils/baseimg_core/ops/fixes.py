@@ -243,10 +243,23 @@ class _Answer:
         number = self._usage.generations.get(container.id)
         if number is None:
             return every(effect.unknown("it is not proven which content it has mounted: restart it"))
+        if older := self._older_above(container, image):
+            return {name: effect.after_restart(each, older) for name, each in effects.items()}
         if number == self._record.current:
             return effects
         mounted = self._record.generations[number]
         return self._in_mounted(effects, mounted)
+
+    def _older_above(self, container: Container, image: Image) -> str:
+        """Return the content of a base above this one that a container still has mounted; empty if all are live."""
+        for chain_id, record in self._effects.records_above(image):
+            above = bases.by_chain(self.context.engine, chain_id, record.reference, record.diff_ids)
+            number = usage.survey(self.context.engine, above, record).generations.get(container.id)
+            if number is None:
+                return f"a content of {record.reference} that is not proven"
+            if number != record.current:
+                return f"{record.reference} {record.generations[number].version}"
+        return ""
 
     def _in_mounted(self, effects: Mapping[str, Effect], mounted: Generation) -> Mapping[str, Effect]:
         """Return the effects in a container on an older generation, which may have some of the updates."""
