@@ -911,7 +911,7 @@ def unpin(base, version, **kwargs):
 
 def _pin(base, version, pinned, kwargs):
     with _operation("pin" if pinned else "unpin", kwargs) as minion:
-        known = ops_contents.typed_version(minion.engine(), _text(base, "base"), version, "version")
+        known = goals.typed_version(minion, _text(base, "base"), version, "version")
         return ops_prune.pin(minion.context(), base, known, pinned)
 
 

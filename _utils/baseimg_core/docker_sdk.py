@@ -19,13 +19,16 @@ def package() -> Any:
     Return the package ``docker``.
 
     Raises:
-        DependencyMissing: The package is not installed.
+        DependencyMissing: The package is not installed, or it cannot be imported.
     """
     try:
         return importlib.import_module("docker")
-    except ModuleNotFoundError as exc:
+    except ImportError as exc:
+        missing = isinstance(exc, ModuleNotFoundError)
         raise DependencyMissing(
-            f"the Python package {exc.name} is not installed beside Salt",
+            f"the Python package {exc.name} is not installed beside Salt"
+            if missing
+            else f"the Python package docker cannot be imported: {exc}",
             "run: salt-pip install 'docker>=7.1,<8' (or pip, in the Python that runs Salt)",
         ) from exc
 

@@ -55,6 +55,22 @@ def returns(minion: Minion, arguments: Sequence[object], also: object) -> list[R
     return [_return(minion, own), *(_return(minion, each) for each in _mappings(also, "also", _RETURN, 1))]
 
 
+def typed_version(minion: Minion, base: str, version: object, key: str) -> str:
+    """
+    Return a version that a person typed.
+
+    Args:
+        minion: The minion.
+        base: The reference or chain ID of the base.
+        version: The version.
+        key: The argument, for the error, which lists the known versions and those of pillar.
+
+    Raises:
+        ArgumentInvalid: The version is not a text.
+    """
+    return contents.typed_version(minion.engine(), base, version, key, minion.known_versions(base))
+
+
 def _goal(minion: Minion, arguments: Mapping[str, Any], keep: int | None) -> Goal:
     declared = [arguments.get(key) for key in ("name", "version", "bundles", "chain_id")]
     policy = container_policy.parse(arguments.get("containers", "keep"))
@@ -65,7 +81,7 @@ def _goal(minion: Minion, arguments: Mapping[str, Any], keep: int | None) -> Goa
 def _return(minion: Minion, arguments: Mapping[str, Any]) -> Return:
     base, version = pillar.text(arguments["base"], "base"), arguments.get("to")
     policy = container_policy.parse(arguments.get("containers", "keep"))
-    typed = None if version is None else contents.typed_version(minion.engine(), base, version, "to")
+    typed = None if version is None else typed_version(minion, base, version, "to")
     return Return(base, typed, policy)
 
 

@@ -359,13 +359,13 @@ class TestTheGate:
         [
             ("exit 3", "a probe that exits with 3"),
             (["nothing"], "cannot run its probe"),
-            ("sleep 12345", "longer than {} s"),
+            ("sleep 12345", "a probe that takes longer than "),
         ],
     )
     def test_a_command_that_fails(self, node: Node, command: Any, reason: str) -> None:
         node.run("app")
-        text, done = node.fails(timeout=(seconds := scaled(1)), probe={"command": command})
-        assert reason.format(seconds) in text
+        text, done = node.fails(timeout=scaled(1), probe={"command": command})
+        assert reason in text
         assert "STILL FAILING on 12.0: app" in text
         assert list(done["restart"]["still_failing"]) == ["app"]
         # the next state.apply must not try the version again

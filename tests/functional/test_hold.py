@@ -130,4 +130,9 @@ class TestHold:
         assert "a time in the future" in error.info["message"]
         error = lab.refused("argument-invalid", "plan", BASE, 12.1, bundles)
         assert error.info["message"].endswith("""write it in quotes, '12.1', in a shell "'12.1'\"""")
+        declared = {"version": "12.1", "bundles": {**bundles, "12.10": bundles["12.1"]}}
+        lab.minion.pillar = {"baseimg": {"bases": {BASE: declared}}}
+        for function in ("rollback", "pin"):
+            error = lab.refused("argument-invalid", function, BASE, 12.1)
+            assert "'12.1' or '12.10'" in error.info["message"]
         lab.refused("base-absent", "hold", "corp/none:1", "12.1", reason="broken")

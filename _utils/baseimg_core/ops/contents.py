@@ -9,7 +9,7 @@ image that was built again under the same tag adds a content, and the images on 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -306,7 +306,7 @@ def history(engine: Engine, name: str) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: str(line["at"]))
 
 
-def typed_version(engine: Engine, name: str, version: object, key: str) -> str:
+def typed_version(engine: Engine, name: str, version: object, key: str, declared: Iterable[str] = ()) -> str:
     """
     Return a version that a person typed.
 
@@ -315,6 +315,7 @@ def typed_version(engine: Engine, name: str, version: object, key: str) -> str:
         name: The reference or chain ID of the base.
         version: The version.
         key: The argument, for the error.
+        declared: The versions that pillar declares for the base, and those of its bundles: they may be meant, too.
 
     Raises:
         ArgumentInvalid: The version is not a text: YAML reads both 12.1 and 12.10 as 12.1.
@@ -324,7 +325,7 @@ def typed_version(engine: Engine, name: str, version: object, key: str) -> str:
         return version
     records = [base.store.read() for base in bases.locate_all(engine, name)]
     known = [generation.version for record in records if record for generation in record.generations.values()]
-    raise validation.untyped_version(key, version, known)
+    raise validation.untyped_version(key, version, [*known, *declared])
 
 
 def declared_bundles(

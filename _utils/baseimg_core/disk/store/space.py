@@ -94,11 +94,11 @@ def check_space(directory: str, size: int, paths: int, reserve: int, hint: Calla
     """
     st = os.statvfs(directory)
     reserved = st.f_blocks * reserve // 100
-    free = max(st.f_bavail - reserved, 0) * st.f_frsize
+    free = (st.f_bavail - reserved) * st.f_frsize  # negative if the reserve itself is used up
     needed = _needed(size, paths, st)
     if needed > free:
         raise SpaceExhausted(
-            f"the new content takes up to {_megabytes(needed)}, but {directory} has {_megabytes(free)} free "
+            f"the new content takes up to {_megabytes(needed)}, but {directory} has {_megabytes(max(free, 0))} free "
             f"above the reserve of {reserve} %",
             f"free {_megabytes(needed - free)} there; {hint()}",
         )
