@@ -139,7 +139,7 @@ class Minion:
         rules = image_policy.parse(protect, self.declared()["bases"] if trust else {}, accept, require)
         bases = self.declared_bases()
         below = {base["chain_id"] or name: base["below"] for name, base in bases.items() if base["below"]}
-        trusted = self._trust() if trust else policy_pillar.Trust()  # a mistake here is told before the engine is asked
+        trusted = self._trust() if trust else policy_pillar.Trust()  # a wrong key is reported without an engine, too
         self._records_before = (engine := self.engine()), status.record_fingerprints(engine)
         context = Context(
             engine,

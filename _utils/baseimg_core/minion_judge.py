@@ -1,4 +1,4 @@
-"""Judge images for a bundle, and attach the result where the bundle is: the function ``baseimg.judge``."""
+"""The function ``baseimg.judge``: judges images for a bundle, and stores the result with the bundle."""
 
 from __future__ import annotations
 

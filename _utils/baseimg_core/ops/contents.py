@@ -306,7 +306,7 @@ def history(engine: Engine, name: str) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: str(line["at"]))
 
 
-def typed_version(engine: Engine, name: str, version: object, key: str, declared: Iterable[str] = ()) -> str:
+def typed_version(engine: Engine, name: str, version: object, key: str, declared: Iterable[str]) -> str:
     """
     Return a version that a person typed.
 

@@ -216,8 +216,8 @@ class LiveEffects:
             if os.path.exists((store := Store(os.path.dirname(directory))).layout.state):
                 yield height, store.records.reference or "a base above"
 
-    def records_above(self, image: Image) -> Iterator[tuple[str, Record]]:
-        """Yield chain ID and record of each base with a record above this one in an image."""
+    def records_above(self, image: Image) -> Iterator[Record]:
+        """Yield the record of each base with a record above this one in an image."""
         for height, _reference in self._masking(image):
             if record := Store(os.path.dirname(image.directories[height - 1])).read():
-                yield record.chain_id, record
+                yield record

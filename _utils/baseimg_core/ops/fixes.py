@@ -23,7 +23,7 @@ from ..model.fixes.effect import Effect
 from ..model.packages import difference
 from ..model.packages.difference import Packages
 from ..model.policy import pillar
-from ..model.store.record import Generation
+from ..model.store.record import Generation, Record
 from . import bases
 from .bases import Base
 from .containers import usage
@@ -152,6 +152,7 @@ class _Answer:
         self.context, self.base, self.declaration, self.installed = context, base, declaration, installed
         self._effects = LiveEffects(context, base)
         self._record = self._effects.record
+        self._above: dict[str, Mapping[str, int | None]] = {}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer as plain data."""
@@ -252,14 +253,21 @@ class _Answer:
 
     def _older_above(self, container: Container, image: Image) -> str:
         """Return the content of a base above this one that a container still has mounted; empty if all are live."""
-        for chain_id, record in self._effects.records_above(image):
-            above = bases.by_chain(self.context.engine, chain_id, record.reference, record.diff_ids)
-            number = usage.survey(self.context.engine, above, record).generations.get(container.id)
+        for record in self._effects.records_above(image):
+            number = self._generations_above(record).get(container.id)
             if number is None:
                 return f"a content of {record.reference} that is not proven"
             if number != record.current:
                 return f"{record.reference} {record.generations[number].version}"
         return ""
+
+    def _generations_above(self, record: Record) -> Mapping[str, int | None]:
+        """Return the generation of each running container on a base above. Each base is surveyed once."""
+        if record.chain_id not in self._above:
+            engine = self.context.engine
+            base = bases.by_chain(engine, record.chain_id, record.reference, record.diff_ids)
+            self._above[record.chain_id] = usage.survey(engine, base, record).generations
+        return self._above[record.chain_id]
 
     def _in_mounted(self, effects: Mapping[str, Effect], mounted: Generation) -> Mapping[str, Effect]:
         """Return the effects in a container on an older generation, which may have some of the updates."""

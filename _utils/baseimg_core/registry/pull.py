@@ -188,9 +188,7 @@ class BundleCache:
         blob = artifact.blob_of_type(image, artifact.JUDGEMENT_TYPE)
         if blob is None or blob.size > attached.MAX_SIZE:
             raise BundleInvalid(f"the judgement of {place} was not attached by baseimg judge")
-        data = self._repository(place).fetch_bytes(blob, attached.MAX_SIZE)
-        with self._locked(path):
-            save(path, data)
+        self._save(place, blob, attached.MAX_SIZE, path)
         return path
 
     def _judgement_signature(self, place: Reference) -> str:
@@ -211,7 +209,10 @@ class BundleCache:
         blob = artifact.blob_of_type(image, artifact.SIGNATURE_TYPE)
         if blob is None or blob.size > model_signature.MAX_SIZE:
             raise SignatureInvalid(f"the signature of {place} was not made by baseimg.push")
-        data = self._repository(place).fetch_bytes(blob, model_signature.MAX_SIZE)
+        self._save(place, blob, model_signature.MAX_SIZE, path)
+
+    def _save(self, place: Reference, blob: Descriptor, limit: int, path: str) -> None:
+        data = self._repository(place).fetch_bytes(blob, limit)
         with self._locked(path):
             save(path, data)
 

@@ -107,9 +107,8 @@ class NodeOperations:
         self._sent: dict[str, float] = {}  # job -> sending time by the master's clock
         self._not_needed: set[str] = set()
         self._hooks = Hooks(transport)
-        self._well: set[str] = (
-            set()
-        )  # nodes whose change or rollback succeeded, and whose hook after the node has not run yet
+        # nodes whose change or rollback succeeded, and whose hook after the node has not run yet
+        self._well: set[str] = set()
 
     # Discovery and preparation
 
