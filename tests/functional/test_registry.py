@@ -171,7 +171,7 @@ class TestImages:
 
 
 class TestJudgement:
-    """A judgement is attached where the bundle is, and a node reads it from there."""
+    """A judgement is stored beside the bundle or in its registry, and a node reads it from there."""
 
     @pytest.mark.parametrize("by", ["push", "attach", "digest"])
     def test_in_the_referrers(

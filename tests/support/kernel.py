@@ -57,9 +57,9 @@ def mounted(layers: Sequence[Path | bytes]) -> Iterator[Path]:
         point, empty, links = work / "m", work / "e", work / "l"
         for directory in (point, empty, links):
             directory.mkdir()
-        # Short links keep 127 layers below one page of options, and spare us to escape ':' and ','. Where there is room
-        # they are named as an engine names them: a prune that cannot see these layers, as they lie on a file system of
-        # this worker alone, knows by such a name that they are not its own.
+        # Short links keep 127 layers below one page of options, and need no escapes for ':' and ','. If there is room,
+        # they have names like an engine's. A prune in another worker may not see the file system of these layers; by
+        # such a name it knows that they are not its own.
         lowers = [str(empty)]
         width = 26 if len(layers) < 80 else 1
         for number, layer in enumerate(layers):
