@@ -75,18 +75,17 @@ try:
         from baseimg_core.model.fixes import summary as fixes_summary
         from baseimg_core.model.policy import named_fixes, pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
-        from baseimg_core.ops import attached, bases
+        from baseimg_core.ops import bases, declared_bases, several_bases
         from baseimg_core.ops import build as ops_build
-        from baseimg_core.ops import contents as ops_contents
         from baseimg_core.ops import converge as ops_converge
         from baseimg_core.ops import fixes as ops_fixes
         from baseimg_core.ops import hold as ops_hold
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
+        from baseimg_core.ops import judgement as ops_judgement
         from baseimg_core.ops import prune as ops_prune
         from baseimg_core.ops import sbom as ops_sbom
         from baseimg_core.ops import status as ops_status
-        from baseimg_core.ops import together as ops_together
         from baseimg_core.ops import trial as ops_trial
         from baseimg_core.ops import verify as ops_verify
         from baseimg_core.ops.containers import give_up as ops_give_up
@@ -539,7 +538,7 @@ def converge(
         targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also, pillar.keep(keep))
         terms = minion.terms(not_after, rollout)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require, terms=terms)
-        return _visible_part(ops_together.converge(context, targets, minion.terms(None, rollout).check_terms), full)
+        return _visible_part(several_bases.converge(context, targets, minion.terms(None, rollout).check_terms), full)
 
 
 def plan(
@@ -587,7 +586,7 @@ def plan(
     with _operation(saltenv=saltenv) as minion:
         targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also, pillar.keep(keep))
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        return _visible_part(ops_together.plan(context, targets, goals.earlier(minion, earlier)), full)
+        return _visible_part(several_bases.plan(context, targets, goals.earlier(minion, earlier)), full)
 
 
 def fetch(
@@ -628,7 +627,7 @@ def fetch(
     with _operation("fetch", saltenv=saltenv) as minion:
         targets = goals.read(minion, (name, version, bundles, chain_id, repair, containers), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        return _short({**ops_together.fetch(context, targets), "time": time.time(), "suite": _VERSION})
+        return _short({**several_bases.fetch(context, targets), "time": time.time(), "suite": _VERSION})
 
 
 def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None, also=()):
@@ -667,7 +666,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     with _operation("prepare", saltenv=saltenv) as minion:
         targets = goals.read(minion, (name, version, bundles, chain_id), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
-        prepared = ops_together.prepare(context, targets, minion.prepare_rate())
+        prepared = several_bases.prepare(context, targets, minion.prepare_rate())
         return _short({**prepared, "time": time.time(), "suite": _VERSION})
 
 
@@ -731,7 +730,7 @@ def rollback(
         returns = goals.returns(minion, (base, to, containers), also)
         context = minion.context(terms=minion.terms(not_after, rollout, cancels=True))
         why = _text(reason, "reason") if _flag(hold, "hold") else None
-        result = ops_together.roll_back(context, returns, why)
+        result = several_bases.roll_back(context, returns, why)
         return _visible_part(short.of_rollback(result, to, minion.declared_version(result["base"])), full)
 
 
@@ -1206,7 +1205,7 @@ def judgement(base, bundle=None, saltenv=None):
         salt-call baseimg.judgement corp/base:12.0
     """
     with _operation(saltenv=saltenv) as minion:
-        return attached.read(minion.context(trust=True), minion.bundles(_text(base, "base"), bundle))
+        return ops_judgement.read(minion.context(trust=True), minion.bundles(_text(base, "base"), bundle))
 
 
 def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512, saltenv=None, **kwargs):
@@ -1318,7 +1317,7 @@ def history(base):
         salt-call baseimg.history corp/base:12.0
     """
     with _operation() as minion:
-        return _short(ops_contents.history(minion.engine(), _text(base, "base")))
+        return _short(declared_bases.history(minion.engine(), _text(base, "base")))
 
 
 def metrics(path=None):

@@ -73,7 +73,7 @@ try:
     from baseimg_core.rollout.node_ops import CLOCK_TOLERANCE, skew
     from baseimg_core.rollout.recorder import timestamp
     from baseimg_core.rollout.screen import Screen
-    from baseimg_core.rollout.store import Store
+    from baseimg_core.rollout.store import RolloutStore
     from baseimg_core.rollout.summaries import interruption, refusal
     from baseimg_core.rollout.transport import SaltTransport, returns_reader
 
@@ -179,7 +179,7 @@ def rollout(base, version=None, watch=False, **kwargs):
             return rollouts.start(base, version, *_policies(kwargs))
         if policy := salt.utils.args.clean_kwargs(**kwargs):
             raise validation.wrong("watch", watch, f"no policy beside it: {', '.join(policy)}")
-        return rollout_watch.attach(Store(__opts__["cachedir"]), base, version, Screen(sys.stderr))
+        return rollout_watch.attach(RolloutStore(__opts__["cachedir"]), base, version, Screen(sys.stderr))
 
     return _run(command)
 
@@ -804,7 +804,7 @@ def watch(id=None):
 
         salt-run baseimg.watch
     """
-    return _answer(lambda: rollout_watch.watch(Store(__opts__["cachedir"]), id, Screen(sys.stderr)))
+    return _answer(lambda: rollout_watch.watch(RolloutStore(__opts__["cachedir"]), id, Screen(sys.stderr)))
 
 
 @_checked
@@ -830,7 +830,7 @@ def metrics(path=None):
     def command():
         if path is not None:
             validation.absolute_path(path, "path", ".prom")
-        store = Store(__opts__["cachedir"])
+        store = RolloutStore(__opts__["cachedir"])
         newest, errors = store.newest()
         driven = [(rollout, bool(store.driving_process(rollout.base))) for rollout in newest]
         text = model_metrics.render(rollout_metrics.of_rollouts(driven, len(errors), timestamp))
@@ -872,7 +872,7 @@ def history(base, since=None, tgt="*", tgt_type="glob", timeout=None):
     def command():
         validation.text(base, "base")
         moment = "" if since is None else ops_hold.utc_time(since, "since")
-        rollouts = Store(__opts__["cachedir"]).of_base(base)
+        rollouts = RolloutStore(__opts__["cachedir"]).of_base(base)
         return audit.collect(*_ask(tgt, tgt_type, timeout, "baseimg.history", base), rollouts, moment)
 
     return _answer(command)
@@ -900,7 +900,7 @@ def _run(command):
             transport = SaltTransport(client, bus, lambda: salt.utils.jid.gen_jid(__opts__), check, returns)
             gather = max(__opts__["gather_job_timeout"], 1)
             by = globals().get("__user__", "root")
-            result = command(Rollouts(transport, Store(__opts__["cachedir"]), gather, by))
+            result = command(Rollouts(transport, RolloutStore(__opts__["cachedir"]), gather, by))
     except BaseimgError as exc:
         return _failure(refusal(exc), exc)
     __context__["retcode"] = result.get("retcode", 0)  # for state.orchestrate
@@ -949,12 +949,12 @@ def _mover():
     """Return the mover of the rollouts that pillar declares."""
     settings = _settings()
     rollouts = mover.parse(settings[-1].get("rollouts"))
-    return Mover(Store(__opts__["cachedir"]), rollouts, [place.get("rollout") for place in settings])
+    return Mover(RolloutStore(__opts__["cachedir"]), rollouts, [place.get("rollout") for place in settings])
 
 
 def _record(name):
     """Return a rollout's record as plain data."""
-    store = Store(__opts__["cachedir"])
+    store = RolloutStore(__opts__["cachedir"])
     if name not in store.ids():
         raise validation.wrong("rollout", name, "an ID that 'salt-run baseimg.status' lists")
     return store.read(name).as_dict()

@@ -125,7 +125,7 @@ def _earlier():
     """
     Return the arguments of the states of this run that would have changed their base before this one, in order.
 
-    With ``test=True`` nothing has changed, so the plan of a base must foresee these changes.
+    With ``test=True`` nothing has changed, so the plan of a base must include these changes.
     """
     running = globals().get("__running__") or {}  # Salt sets both for a run of states
     before = []

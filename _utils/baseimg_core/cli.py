@@ -31,7 +31,7 @@ from .model.impact import junit
 from .model.policy import pillar, reference
 from .ops import build as ops_build
 from .ops import judge as ops_judge
-from .ops.attached import Attacher
+from .ops.judgement import Attacher
 
 ERROR = 16  # exit code of an operation that failed; argparse uses 2 for a wrong command line
 _PROGRESS_SECONDS = 0.2

@@ -8,9 +8,9 @@ from typing import Any
 from .minion import Minion
 from .model.containers import policy as container_policy
 from .model.policy import pillar, validation
-from .ops import contents
+from .ops import declared_bases
 from .ops.preview import Goal
-from .ops.together import Return
+from .ops.several_bases import Return
 
 _GOAL = ("name", "version", "bundles", "chain_id", "repair", "containers")
 _RETURN = ("base", "to", "containers")
@@ -68,7 +68,7 @@ def typed_version(minion: Minion, base: str, version: object, key: str) -> str:
     Raises:
         ArgumentInvalid: The version is not a text.
     """
-    return contents.typed_version(minion.engine(), base, version, key, minion.known_versions(base))
+    return declared_bases.typed_version(minion.engine(), base, version, key, minion.known_versions(base))
 
 
 def _goal(minion: Minion, arguments: Mapping[str, Any], keep: int | None) -> Goal:

@@ -25,10 +25,10 @@ from .engine.images.store import ImageSources
 from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, JobStale, SpaceExhausted
 from .model.diagnosis import Check
 from .model.images import source as image_source
-from .model.impact.attached import Attachment
+from .model.impact.judgement import Attachment
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
-from .ops import contents, doctor, job_terms, preview, refusals, status
+from .ops import declared_bases, doctor, job_terms, preview, refusals, status
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
 
@@ -269,7 +269,7 @@ class Minion:
 
     def bundles(self, base: str, bundle: object) -> image_policy.DeclaredBundles | None:
         """Return the bundles to judge: ``bundle`` (a path, URL or version), by default those in pillar."""
-        declared = contents.declared_bundles(self.engine, base, bundle, self.declared()["bases"])
+        declared = declared_bases.declared_bundles(self.engine, base, bundle, self.declared()["bases"])
         return declared and replace(declared, bundles=self.with_digests(declared.bundles))
 
     def fetch(self, source: policy_pillar.Source) -> str:
@@ -472,16 +472,16 @@ class Minion:
             for base, version in self._goals.items():
                 self.note_refusal(base, version, error.code, error.message)
         if error.code in _USELESS:
-            self._discard_downloads()
+            self._delete_downloads()
 
     def finish(self) -> None:
         """Remove what a success makes obsolete: the refusal, and the downloads whose content is on the node now."""
         for base in self._goals if self._action in _REFUSING else ():
             self._grain_changed |= refusals.clear(self._opts["cachedir"], base)
         if self._action in _MAKE_GENERATIONS:
-            self._discard_downloads()
+            self._delete_downloads()
 
-    def _discard_downloads(self) -> None:
+    def _delete_downloads(self) -> None:
         homes = tuple(os.path.join(self._opts["cachedir"], name, "") for name in _DOWNLOADS)
         for path in self._fetched:
             if path.startswith(homes):  # with file_client: local, Salt returns the file of the file server itself

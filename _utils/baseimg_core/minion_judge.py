@@ -7,7 +7,7 @@ from typing import Any
 from .minion import Minion
 from .model.policy import pillar, reference, validation
 from .ops import judge as ops_judge
-from .ops.attached import Attacher
+from .ops.judgement import Attacher
 
 
 def judge(

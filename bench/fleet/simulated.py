@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "_utils"))
 
 from baseimg_core.model.rollout import fleet as model_fleet  # noqa: E402
 from baseimg_core.rollout.commands import Rollouts  # noqa: E402
-from baseimg_core.rollout.store import Store  # noqa: E402
+from baseimg_core.rollout.store import RolloutStore  # noqa: E402
 from baseimg_core.rollout.transport import SaltTransport, returns_reader  # noqa: E402
 from bench.fleet import driving  # noqa: E402
 from tests.support import fleets  # noqa: E402
@@ -148,7 +148,7 @@ def measure(size: int, policy: str) -> dict[str, Any]:
         planning, planned, _ = _driven(size, policy, Path(home) / "plan", Rollouts.plan)
         driven, fleet, elapsed = _driven(size, policy, Path(home) / "start", Rollouts.start)
         assert set(fleet.live_versions().values()) == {NEW}
-        records = Path(Store(str(Path(home) / "start")).home)
+        records = Path(RolloutStore(str(Path(home) / "start")).home)
         written = sum(path.stat().st_size for path in records.iterdir())
     assert set(planned.live_versions().values()) == {OLD}
     answers = fleets.answers(size)
@@ -174,7 +174,7 @@ def _driven(size: int, policy: str, home: Path, command: Callable[..., Any]) -> 
     fleet = Simulation(size, home / "jobs")
     returns = returns_reader(fleet.directory, salt.payload.loads)
     transport = QuietTransport(fleet, fleet, fleet.new_jid, fleet.check_minions, returns)
-    rollouts = Rollouts(transport, Store(str(home)), 3600, "bench")
+    rollouts = Rollouts(transport, RolloutStore(str(home)), 3600, "bench")
     began, clock = time.process_time(), time.monotonic()
     result = command(rollouts, BASE, NEW, POLICIES[policy])
     spent, elapsed = time.process_time() - began - fleet.simulated_s, time.monotonic() - clock

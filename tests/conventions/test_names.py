@@ -111,3 +111,13 @@ def test_the_rule_itself() -> None:
     ]
     assert refused_names(ast.parse("settle = 1"), {"settle"}) == []
     assert refused_names(ast.parse("finding, side, foundation = 1, 2, 3")) == []
+
+
+def test_no_class_of_the_core_is_defined_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in _modules():
+        if "baseimg_core" in path.parts:
+            for node in ast.walk(parsed(path)):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(path.relative_to(REPO)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}

@@ -14,7 +14,7 @@ from baseimg_core.disk.stack import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.disk.store import index, space
 from baseimg_core.disk.store import links as store_links
-from baseimg_core.disk.store.build import GenerationBuilder
+from baseimg_core.disk.store.generation_builder import GenerationBuilder
 from baseimg_core.disk.store.layout import siblings
 from baseimg_core.engine import mounts
 from baseimg_core.errors import NoWayBack, PristineDamaged, StorageUnsupported

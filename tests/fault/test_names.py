@@ -9,7 +9,7 @@ import pytest
 
 from baseimg_core.errors import BaseAmbiguous, DeclarationContradictory, NoWayBack
 from baseimg_core.model.policy.image_policy import DeclaredBundles
-from baseimg_core.ops import bases, contents, impact, prune, status
+from baseimg_core.ops import bases, declared_bases, impact, prune, status
 from tests.support.kernel import differences, show
 from tests.support.nests import NestNode, files
 
@@ -88,7 +88,7 @@ def test_rollback_history_prune_pin_and_status_know_every_content(node: NestNode
     declared: dict[str, dict[str, Any]] = {BASE: {"version": "12.0", "chain_id": None}}
     by_path = {entry["path"]: entry for entry in status.survey(node.engine, declared)}
     assert [entry["declared"] for entry in by_path.values()] == ["12.0", "12.0"]
-    assert [line["action"] for line in contents.history(node.engine, BASE)] == ["converge"]
+    assert [line["action"] for line in declared_bases.history(node.engine, BASE)] == ["converge"]
     assert prune.pin(node.context, BASE, "12.1", True)["changed"] is True
     assert len(prune.prune(node.context, BASE, 1, True)) == 2
     with pytest.raises(NoWayBack):

@@ -131,7 +131,7 @@ def test_masks_are_prepared(node: NestNode) -> None:
     assert node.plan(OS, "2")["preparation"] == "live"
 
 
-def test_the_space_of_masks_is_foreseen(node: NestNode) -> None:
+def test_the_space_of_masks_is_planned(node: NestNode) -> None:
     node.converge(FRAME, "2")
     base = bases.locate(node.engine, OS)
     record = bases.initial_record(node.engine, base)
@@ -140,10 +140,10 @@ def test_the_space_of_masks_is_foreseen(node: NestNode) -> None:
         steps = plan.plan_route(record, "2", catalogue)
         nest = Nest(node.context, base, record, {catalogue.manifest("2").target.chain_id})
         judge = verdicts.build_image_judge(node.context, nest, steps, catalogue)
-        foreseen = [mask_space.needed(nest, steps, catalogue, known) for known in (judge, None)]
+        planned = [mask_space.needed(nest, steps, catalogue, known) for known in (judge, None)]
     node.converge(OS, "2")
     made = Store(str(node.stacks[FRAME][0].parent)).read().live
-    judged, counted = foreseen
+    judged, counted = planned
     assert judged[0] >= made.bytes > 0
     assert judged[1] >= made.paths
     assert counted[0] >= made.bytes

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.fault
         ("prepare", "stage.recorded"),
         ("prepared converge", "swap.exchanged"),
         ("rollback", "swap.named"),
-        ("prune", "prune.removed"),
+        ("prune", "prune.deleted"),
     ],
 )
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])

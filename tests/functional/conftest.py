@@ -11,8 +11,8 @@ import pytest
 
 pytest.register_assert_rewrite("tests.functional.lab")
 
+from baseimg_core.model.impact.image_judgement import ImageJudgement  # noqa: E402
 from baseimg_core.ops import verdicts  # noqa: E402
-from baseimg_core.ops.judgement import Judgement  # noqa: E402
 from tests.functional.lab import BUSYBOX, Lab  # noqa: E402
 from tests.support import images, node  # noqa: E402
 from tests.support.engine import Engine  # noqa: E402
@@ -52,7 +52,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     judge = verdicts.ImageJudge.image
 
-    def image(self: verdicts.ImageJudge, image: Any) -> Judgement:
+    def image(self: verdicts.ImageJudge, image: Any) -> ImageJudgement:
         names.append(image.name)
         return judge(self, image)
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from baseimg_core.engine.api import Api, NotFound, RequestRefused
+from baseimg_core.engine.api import Api, ObjectNotFound, RequestRefused
 from baseimg_core.errors import EngineUnreachable
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, Lab, layer
 from tests.support.asked import asked
@@ -83,7 +83,7 @@ def test_an_engine_that_is_at_no_unix_socket(lab: Lab, make_engine: Callable[...
 
 def test_answers_of_an_engine(engine: Engine) -> None:
     api = Api(engine.url)
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFound):
         api.get("images", "corp/none:1", "json")
     with pytest.raises(RequestRefused, match="invalid reference format"):
         api.get("images", "a b?all=1#", "json")

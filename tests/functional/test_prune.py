@@ -172,7 +172,7 @@ def test_the_state_prunes_after_a_change_and_at_later_runs(node, tmp_path):
     assert (converge(1)["changes"], versions(minion)) == ({}, ["1", "4"])
 
 
-def test_a_plan_foresees_what_the_change_lets_go(node, tmp_path):
+def test_a_plan_names_what_the_change_deletes(node, tmp_path):
     engine, minion = node
     engine.stop_container("old")
     would = minion.configure(test=True).states["baseimg.converged"](BASE, "1")

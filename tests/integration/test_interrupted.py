@@ -114,7 +114,7 @@ CASES = [
     Case("apply", "swap.exchanged"),
     Case("rollback", "swap.exchanged"),
     Case("recover", "recover.begun"),
-    Case("prune", "prune.removed"),
+    Case("prune", "prune.deleted"),
     Case("adopt", "adopt.recorded"),
 ]
 

@@ -22,8 +22,8 @@ from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.disk.stack import view_digest
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
-from baseimg_core.disk.store import build, links
-from baseimg_core.disk.store.build import GenerationBuilder
+from baseimg_core.disk.store import generation_builder, links
+from baseimg_core.disk.store.generation_builder import GenerationBuilder
 from baseimg_core.disk.store.links import SEPARATE, LinkPolicy
 from baseimg_core.disk.store.steps import MergedSteps
 from baseimg_core.linux.files import remove_tree
@@ -114,7 +114,7 @@ def test_a_delta_is_the_same_difference(shared, source, target):
 def test_hard_links_to_the_start_show_in_the_number_of_links_only(shared, source, target):
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr(links, "LINKED", 0)
-        patch.setattr(build, "_AHEAD", 1)
+        patch.setattr(generation_builder, "_AHEAD", 1)
         work = Path(name)
         common = make_stack(work / "c", shared)
         old = make_stack(work / "s", source, common)

@@ -95,7 +95,7 @@ def check_every_view(node: NestNode, goals: Mapping[str, str]) -> None:
 
 @FEW_EXAMPLES
 @given(program=programs())
-def test_what_a_plan_foresees_happens_in_any_order(program: NestProgram) -> None:
+def test_what_a_plan_says_happens_in_any_order(program: NestProgram) -> None:
     with tempfile.TemporaryDirectory() as root:
         node = make(Path(root), program)
         live_versions = {name(number): "v0" for number in range(len(program.layers))}

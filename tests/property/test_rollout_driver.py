@@ -14,7 +14,7 @@ from baseimg_core.model.rollout import outcome
 from baseimg_core.model.rollout import record as rollout_record
 from baseimg_core.model.rollout.record import Rollout
 from baseimg_core.rollout.commands import Rollouts
-from baseimg_core.rollout.store import Store
+from baseimg_core.rollout.store import RolloutStore
 from tests.support.rollouts import (
     BASE,
     DIES,
@@ -55,8 +55,8 @@ def drawn(seed: int) -> tuple[dict[str, Any], list[str]]:
 
 def rolled_out(fleet: Fleet, policy: dict[str, Any], home: str) -> tuple[Rollout, int]:
     """Run a rollout; return the final record and the return code."""
-    result = Rollouts(fleet, Store(home), GATHER, "test").start(BASE, NEW, policy)  # type: ignore[arg-type]
-    return Store(home).of_base(BASE)[0], result["retcode"]
+    result = Rollouts(fleet, RolloutStore(home), GATHER, "test").start(BASE, NEW, policy)  # type: ignore[arg-type]
+    return RolloutStore(home).of_base(BASE)[0], result["retcode"]
 
 
 def check_truth(record: Rollout, fleet: Fleet) -> None:
@@ -118,8 +118,8 @@ def test_a_halted_rollout_resumes_once_its_nodes_are_well_again(seed: int) -> No
         for machine in fleet.nodes.values():
             machine.behaviour, machine.dead = GOOD, False
         if record.state == rollout_record.HALTED:
-            result = Rollouts(fleet, Store(home), GATHER, "test").resume(None)  # type: ignore[arg-type]
-            record = Store(home).of_base(BASE)[0]
+            result = Rollouts(fleet, RolloutStore(home), GATHER, "test").resume(None)  # type: ignore[arg-type]
+            record = RolloutStore(home).of_base(BASE)[0]
             check_truth(record, fleet)
             refused = bool(record.in_state(rollout_record.REFUSED))
             assert result["retcode"] == (outcome.DONE_WITH_REFUSALS if refused else outcome.OK)
@@ -137,19 +137,19 @@ def test_a_crash_at_any_moment_loses_nothing_that_was_decided() -> None:
     while True:
         fleet = Fleet(behaviours)
         with tempfile.TemporaryDirectory() as home:
-            store = Store(home)
+            store = RolloutStore(home)
             if not _killed(store, fleet, policy, saves):
                 return
             converged = {name for function, names, _arguments in fleet.sent if "converge" in function for name in names}
-            for record in Store(home).of_base(BASE):
+            for record in RolloutStore(home).of_base(BASE):
                 assert converged <= {name for name, node in record.nodes.items() if node.started}
-                result = Rollouts(fleet, Store(home), GATHER, "test").resume(None)  # type: ignore[arg-type]
+                result = Rollouts(fleet, RolloutStore(home), GATHER, "test").resume(None)  # type: ignore[arg-type]
                 assert result["retcode"] == outcome.DONE_WITH_REFUSALS
-                check_truth(Store(home).of_base(BASE)[0], fleet)
+                check_truth(RolloutStore(home).of_base(BASE)[0], fleet)
         saves += 1
 
 
-def _killed(store: Store, fleet: Fleet, policy: dict[str, Any], after: int) -> bool:
+def _killed(store: RolloutStore, fleet: Fleet, policy: dict[str, Any], after: int) -> bool:
     """Run a rollout that dies after `after` saves; return True if it died. Later saves are dropped."""
     save, count = store.save, 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from baseimg_core.disk.impact.elf import ElfInvalid, read_elf
 from baseimg_core.model.packages import dpkg
-from baseimg_core.model.packages.dpkg import Package
+from baseimg_core.model.packages.dpkg import InstalledPackage
 
 _NUMBERS, _TEXT, _TEXTS = 4, 6, 8
 _TAGS = {"Requires": (1049, 1048, 1050), "Conflicts": (1054, 1053, 1055), "Provides": (1047, 1112, 1113)}
@@ -19,7 +19,7 @@ _SENSE = {"": 0, "<": 2, ">": 4, "=": 8, "<=": 10, ">=": 12}
 _CLAUSE = re.compile(r"\s*([^\s:(|]+)(?::\w+)?\s*(?:\(\s*([<>=]+)\s*([^)\s]+)\s*\))?\s*")
 
 
-def rpm_database(packages: Iterable[Package]) -> bytes:
+def rpm_database(packages: Iterable[InstalledPackage]) -> bytes:
     """
     Return an ``rpmdb.sqlite``; each field of a package has one relation a line: ``NAME [OPERATOR VERSION]``.
 
@@ -35,7 +35,7 @@ def rpm_database(packages: Iterable[Package]) -> bytes:
         return path.read_bytes()
 
 
-def _entries(package: Package) -> Iterator[tuple[int, int, list[str] | list[int]]]:
+def _entries(package: InstalledPackage) -> Iterator[tuple[int, int, list[str] | list[int]]]:
     epoch, colon, rest = package.version.partition(":")
     if colon:
         yield 1003, _NUMBERS, [int(epoch)]
@@ -78,7 +78,7 @@ def as_rpm(status: bytes) -> bytes:
             "Provides": _rpm_relations(fields.get("Provides", "")),
         }
         lines = {field: "\n".join(texts) for field, texts in relations.items()}
-        packages.append(Package(package.name, _rpm_version(package.version), lines))
+        packages.append(InstalledPackage(package.name, _rpm_version(package.version), lines))
     return rpm_database(packages)
 
 
@@ -129,7 +129,7 @@ def as_apk(status: bytes, root: Path) -> bytes:
     return "\n".join(stanzas).encode()
 
 
-def _files(root: Path, package: Package) -> Iterator[Path]:
+def _files(root: Path, package: InstalledPackage) -> Iterator[Path]:
     for name in (package.name, f"{package.name}:{package.fields.get('Architecture', '')}"):
         listed = root / f"var/lib/dpkg/info/{name}.list"
         for line in listed.read_text().splitlines() if listed.exists() else ():

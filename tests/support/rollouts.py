@@ -16,7 +16,7 @@ from baseimg_core.model.rollout.record import Rollout
 from baseimg_core.model.rollout.targets import Target
 from baseimg_core.rollout.commands import Rollouts
 from baseimg_core.rollout.screen import Screen
-from baseimg_core.rollout.store import Store
+from baseimg_core.rollout.store import RolloutStore
 
 BASE, OLD, NEW, NEWER = "corp/base:12.0", "12.0", "12.1", "12.2"
 DECLARED: dict[str, Any] = {"version": NEW, "bundles": {}, "chain_id": None, "missing": "ok", "repair": False}
@@ -228,8 +228,8 @@ class FakeMaster:
         return self.fleet
 
     @property
-    def store(self) -> Store:
-        return Store(self.home)
+    def store(self) -> RolloutStore:
+        return RolloutStore(self.home)
 
     @property
     def rollouts(self) -> Rollouts:

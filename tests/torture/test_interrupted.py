@@ -56,7 +56,7 @@ def test_an_engine_that_is_down(interrupted: InterruptedNode) -> None:  # noqa: 
         if case.operation in ("apply", "rollback"):
             assert "[engine-unreachable]" in message
             assert (f"shows {case.declared} now" in message) is (case.at_the_end == case.declared)
-        is_local = case.operation == "adopt" or case.point in ("prune.removed", "prune.recorded")
+        is_local = case.operation == "adopt" or case.point in ("prune.deleted", "prune.recorded")
         assert ("[engine-unreachable]" in message) is not is_local
     states = interrupted.master.quick(NODE, "state.apply", "baseimg").states(NODE)
     comments = [state["comment"] for state in states.values()]

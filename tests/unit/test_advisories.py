@@ -14,7 +14,7 @@ from baseimg_core.errors import ArgumentInvalid, BundleInvalid
 from baseimg_core.model.packages import advisories, difference
 from baseimg_core.model.packages.advisories import NamedAdvisories
 from baseimg_core.model.packages.difference import Packages
-from baseimg_core.model.packages.dpkg import Package
+from baseimg_core.model.packages.dpkg import InstalledPackage
 from tests.support.packages import rpm_database
 
 CHANGELOG = """\
@@ -107,7 +107,7 @@ def test_an_rpm_base_with_changelogs_in_its_headers(tmp_path: Path) -> None:
     for version, changelog in (("3.0.7-1", entries[2:]), ("3.0.7-2", entries)):
         fields = {"Changelog": "\n".join(changelog), "Files": "/usr/lib64/libssl.so.3\n/usr/bin/openssl"}
         silent = {"Files": "/usr/bin/openssl-tool"}
-        packages = [Package("openssl", f"1:{version}", fields), Package("tool", version, silent)]
+        packages = [InstalledPackage("openssl", f"1:{version}", fields), InstalledPackage("tool", version, silent)]
         (tmp_path / version / "var/lib/rpm").mkdir(parents=True)
         (tmp_path / version / "var/lib/rpm/rpmdb.sqlite").write_bytes(rpm_database(packages))
         stacks.append(Stack([str(tmp_path / version)]))

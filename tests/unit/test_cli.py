@@ -17,7 +17,7 @@ from baseimg_core import cli
 from baseimg_core.disk.bundle.reader import Bundle
 from baseimg_core.engine.images import store
 from baseimg_core.engine.images.store import ImageSources
-from baseimg_core.model.impact import attached
+from baseimg_core.model.impact import judgement
 from baseimg_core.model.impact.verdict import Verdict
 from baseimg_core.ops import judge as ops_judge
 from tests.support import images, ssh
@@ -254,8 +254,8 @@ class TestAttach:
         key = ssh.make_key(tmp_path / "release")
         document = self.attach(archive, bundle, "--key", str(key.path))
         with Bundle.open(bundle) as opened:
-            judgement = attached.parse(document)
-            assert (judgement.bundle, list(judgement.images.values())) == (opened.digest, [Verdict.BREAKS])
+            parsed = judgement.parse(document)
+            assert (parsed.bundle, list(parsed.images.values())) == (opened.digest, [Verdict.BREAKS])
         path = Path(f"{bundle}.judged")
         assert ssh.verify(path, Path(f"{path}.sig"), {"release": key.public}, "release")
         # without a key, no signature of an earlier judgement stays

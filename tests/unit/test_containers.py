@@ -16,9 +16,9 @@ from baseimg_core.disk.containers import journal
 from baseimg_core.disk.containers.journal import Journal
 from baseimg_core.errors import ArgumentInvalid, RecordInvalid
 from baseimg_core.model.containers.plan import Restarts, plan_restarts
-from baseimg_core.model.containers.policy import Policy, Probe, Selector, parse
+from baseimg_core.model.containers.policy import ContainerPolicy, Probe, Selector, parse
 
-RESTART = Policy("restart")
+RESTART = ContainerPolicy("restart")
 COMPOSE = "com.docker.compose."
 
 
@@ -58,7 +58,7 @@ def plan(
 class TestPolicy:
     @pytest.mark.parametrize("raw", [None, "keep", {}, {"mode": "keep"}])
     def test_the_default_touches_nothing(self, raw: object) -> None:
-        assert parse(raw) == Policy()
+        assert parse(raw) == ContainerPolicy()
         assert not parse(raw).restarts
 
     def test_everything(self) -> None:
@@ -75,7 +75,7 @@ class TestPolicy:
                 "on_failure": "halt",
             }
         )
-        assert parsed == Policy(
+        assert parsed == ContainerPolicy(
             "restart",
             3,
             (Selector("db", "tier"), Selector("web-*")),
@@ -293,7 +293,7 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), st.sets(st.sampled_from(IDS), max_size=1), POLICIES)
     def test_every_container_has_one_fate(
-        self, node: list[FakeContainer], concerned: set[str], unknown: set[str], policy: Policy
+        self, node: list[FakeContainer], concerned: set[str], unknown: set[str], policy: ContainerPolicy
     ) -> None:
         decided = plan_restarts(node, concerned, unknown & concerned, policy)
         planned = [container.id for container in decided.containers]
@@ -305,7 +305,7 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
     def test_nobody_is_touched_who_must_not_be(
-        self, node: list[FakeContainer], concerned: set[str], policy: Policy
+        self, node: list[FakeContainer], concerned: set[str], policy: ContainerPolicy
     ) -> None:
         decided = plan_restarts(node, concerned, [], policy)
         for container in decided.containers:
@@ -316,7 +316,9 @@ class TestLaws:
             assert container.id in concerned or set(container.shares) & home(decided).keys()
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
-    def test_nobody_loses_its_network(self, node: list[FakeContainer], concerned: set[str], policy: Policy) -> None:
+    def test_nobody_loses_its_network(
+        self, node: list[FakeContainer], concerned: set[str], policy: ContainerPolicy
+    ) -> None:
         """A container restarts after its namespace owner, in the same group, and only if the owner runs."""
         decided = plan_restarts(node, concerned, [], policy)
         known = {container.id: container for container in node}
@@ -332,7 +334,7 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
     def test_batches_are_no_larger_than_allowed(
-        self, node: list[FakeContainer], concerned: set[str], policy: Policy
+        self, node: list[FakeContainer], concerned: set[str], policy: ContainerPolicy
     ) -> None:
         for batch in plan_restarts(node, concerned, [], policy).batches:
             assert len(batch) == 1 or sum(map(len, batch)) <= policy.parallel
@@ -340,7 +342,7 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES)
     def test_dependencies_come_first_and_then_the_order(
-        self, node: list[FakeContainer], concerned: set[str], policy: Policy
+        self, node: list[FakeContainer], concerned: set[str], policy: ContainerPolicy
     ) -> None:
         alone = [
             FakeContainer(
@@ -366,7 +368,7 @@ class TestLaws:
 
     @given(nodes(), st.sets(st.sampled_from(IDS)), POLICIES, st.randoms())
     def test_the_order_in_which_the_engine_lists_them_does_not_matter(
-        self, node: list[FakeContainer], concerned: set[str], policy: Policy, random: Any
+        self, node: list[FakeContainer], concerned: set[str], policy: ContainerPolicy, random: Any
     ) -> None:
         decided = plan_restarts(node, concerned, [], policy)
         random.shuffle(node)

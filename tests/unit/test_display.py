@@ -13,7 +13,7 @@ from baseimg_core.display import printable
 from baseimg_core.engine import mounts
 from baseimg_core.errors import BaseimgError
 from baseimg_core.linux.oserrors import translate_os_errors
-from baseimg_core.model.containers.policy import Policy
+from baseimg_core.model.containers.policy import ContainerPolicy
 from baseimg_core.model.stack import overlay
 from baseimg_core.ops.containers import gate
 
@@ -71,7 +71,7 @@ def test_what_a_health_check_says() -> None:
     now = SimpleNamespace(
         id="1", name="shop", health="unhealthy", health_output=ESCAPES, state="running", restarts=0, labels={}
     )
-    gated = gate.Gate(_engine(container=lambda _id: now), now, Policy())  # type: ignore[arg-type]
+    gated = gate.ContainerGate(_engine(container=lambda _id: now), now, ContainerPolicy())  # type: ignore[arg-type]
     assert gated.passed() is False
     assert is_safe(gated)
 

@@ -25,7 +25,7 @@ def test_versions_are_in_dpkgs_order(first: str, second: str) -> None:
     assert (dpkg_relations.compare(second, first) > 0) == (order < 0)
 
 
-def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.Package]:
+def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.InstalledPackage]:
     text = "\n".join(
         f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n{fields}\n"
         for name, version, fields in packages

@@ -95,7 +95,7 @@ class TestCheapComparison:
         before = (tree / "a").stat()
         (tree / "a").write_text("X")
         os.utime(tree / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert self.compare(tree).findings == [index.Finding(b"a", "content", ("content",))]
+        assert self.compare(tree).findings == [index.IndexDifference(b"a", "content", ("content",))]
 
     def test_a_moved_tree_is_read_once(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess.run(["cp", "-a", tree, tree.with_name("copy")], check=True)

@@ -12,7 +12,7 @@ import pytest
 
 from baseimg_core.disk.impact.judge import Judge
 from baseimg_core.model.impact.verdict import Reason
-from baseimg_core.model.packages.dpkg import Package
+from baseimg_core.model.packages.dpkg import InstalledPackage
 from tests.support.judging import base_change
 from tests.support.packages import rpm_database
 
@@ -144,9 +144,9 @@ RPM = "usr/lib/sysimage/rpm/rpmdb.sqlite"
     ],
 )
 def test_relations_of_rpm_packages(tmp_path: Path, needs: str, verdict: str) -> None:
-    old = [Package("libx", "1-1", {"Provides": "libx.so.1"}), Package("liby", "1-1")]
-    new = [Package("libx", "2-1", {"Provides": "libx.so.2"}), Package("liby", "1-2")]
-    own = {RPM: rpm_database([*old, Package("app", "1-1", {"Requires": needs})])}
+    old = [InstalledPackage("libx", "1-1", {"Provides": "libx.so.1"}), InstalledPackage("liby", "1-1")]
+    new = [InstalledPackage("libx", "2-1", {"Provides": "libx.so.2"}), InstalledPackage("liby", "1-2")]
+    own = {RPM: rpm_database([*old, InstalledPackage("app", "1-1", {"Requires": needs})])}
     reasons = judge(tmp_path, {RPM: rpm_database(old)}, {RPM: rpm_database(new)}, own)
     relations = [(reason.code, reason.subject, reason.verdict.value) for reason in reasons]
     assert relations == [("relation", "app", verdict)] * bool(verdict)

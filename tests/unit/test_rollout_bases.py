@@ -14,7 +14,7 @@ from baseimg_core.model.rollout import bases, outcome
 from baseimg_core.rollout.commands import Rollouts
 from baseimg_core.rollout.discovery import GOAL
 from baseimg_core.rollout.errors import RolloutBusy, RolloutEmpty
-from baseimg_core.rollout.store import Store
+from baseimg_core.rollout.store import RolloutStore
 from tests.support.rollouts import DECLARED, GATHER, GOOD, WRONG, Fleet
 
 OS, JAVA = "corp/os:1", "corp/java:1"
@@ -84,7 +84,7 @@ class Master:
     """Rollouts with a fleet in memory."""
 
     def __init__(self, root: Path, fleet: NestFleet) -> None:
-        self.fleet, self.store = fleet, Store(str(root))
+        self.fleet, self.store = fleet, RolloutStore(str(root))
         self.rollouts = Rollouts(fleet, self.store, GATHER, "test")  # type: ignore[arg-type]
 
     def start(self, base: str = BOTH, version: str | None = "2,3", **policy: Any) -> dict[str, Any]:

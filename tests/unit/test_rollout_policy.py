@@ -9,22 +9,22 @@ import pytest
 
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.rollout import policy as rollout_policy
-from baseimg_core.model.rollout.gates import Gate
+from baseimg_core.model.rollout.gates import ServiceGate
 from baseimg_core.model.rollout.hooks import Hook
-from baseimg_core.model.rollout.policy import DEFAULTS, Group, Policy, Share, Wave
+from baseimg_core.model.rollout.policy import DEFAULTS, FailureDomain, RolloutPolicy, Share, Wave
 from baseimg_core.model.rollout.targets import Target
 from baseimg_core.model.rollout.windows import Window, closed_groups
 
 EVERY_DAY = frozenset(range(7))
 
 
-def parsed(**keys: Any) -> Policy:
+def parsed(**keys: Any) -> RolloutPolicy:
     return rollout_policy.parse(rollout_policy.merged(keys))
 
 
 class TestSound:
     def test_defaults(self) -> None:
-        assert parsed() == Policy(
+        assert parsed() == RolloutPolicy(
             target=Target("*"),
             exclude=(),
             unreachable="wait",
@@ -79,7 +79,7 @@ class TestSound:
 
     def test_failure_domains(self) -> None:
         policy = parsed(group_by="rack", waves=[{"group": "r1"}, 1], windows={"r2": {"from": "01:00", "to": "02:00"}})
-        assert policy.waves[:2] == (Wave("group r1", Group("r1"), 100), Wave("wave 2", Share(1), 100))
+        assert policy.waves[:2] == (Wave("group r1", FailureDomain("r1"), 100), Wave("wave 2", Share(1), 100))
         assert policy.windows == {"r2": Window(EVERY_DAY, 60, 120, "UTC")}
         each = parsed(group_by="rack", waves="groups", canary=1)
         assert each.is_by_group
@@ -104,9 +104,9 @@ class TestSound:
             exclude="db*",
         )
         assert policy.gates == (
-            Gate("url", "https://shop/health", "^ok", timeout=3),
-            Gate("command", "check-shop"),
-            Gate("function", "http.query", target=Target("role:lb", "grain"), arguments=("http://shop",)),
+            ServiceGate("url", "https://shop/health", "^ok", timeout=3),
+            ServiceGate("command", "check-shop"),
+            ServiceGate("function", "http.query", target=Target("role:lb", "grain"), arguments=("http://shop",)),
         )
         assert policy.exclude == (Target("db*"),)
 

@@ -15,25 +15,25 @@ from baseimg_core.model.rollout.record import Rollout, RolloutNode, WaveRecord
 from baseimg_core.ops import job_terms
 from baseimg_core.rollout import store as rollout_store
 from baseimg_core.rollout.errors import RolloutBusy, RolloutUnknown
-from baseimg_core.rollout.store import Store
+from baseimg_core.rollout.store import RolloutStore
 from baseimg_core.rollout.window_clock import zone
 
 AT = "2026-11-24T03:00:00Z"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(str(tmp_path))
+def store(tmp_path: Path) -> RolloutStore:
+    return RolloutStore(str(tmp_path))
 
 
-def saved(store: Store, identity: str, base: str = "b:1", state: str = rollout_record.HALTED) -> Rollout:
+def saved(store: RolloutStore, identity: str, base: str = "b:1", state: str = rollout_record.HALTED) -> Rollout:
     record = Rollout(identity, base, "2", "root", AT, policy.merged(), [], {}, state=state)
     store.save(record)
     return record
 
 
 class TestFinding:
-    def test_by_id_and_by_base(self, store: Store) -> None:
+    def test_by_id_and_by_base(self, store: RolloutStore) -> None:
         saved(store, "1", state=rollout_record.DONE)
         new, other = saved(store, "2"), saved(store, "3", "c:1", rollout_record.DONE)
         assert store.ids() == ["3", "2", "1"]
@@ -42,14 +42,14 @@ class TestFinding:
         assert store.newest() == ([other, new], [])
 
     @pytest.mark.parametrize("name", ["3", "../1", "", "d:1"])
-    def test_unknown_names(self, store: Store, name: str) -> None:
+    def test_unknown_names(self, store: RolloutStore, name: str) -> None:
         saved(store, "1")
         with pytest.raises(RolloutUnknown):
             store.find(name)
 
 
 class TestJournal:
-    def test_a_change_costs_one_line(self, store: Store) -> None:
+    def test_a_change_costs_one_line(self, store: RolloutStore) -> None:
         record = large(store, 2000)
         snapshot = (Path(store.home) / "1.json").stat()
         for number in range(20):
@@ -61,10 +61,10 @@ class TestJournal:
         assert journal.stat().st_size < 20 * 300
         assert (Path(store.home) / "1.json").stat().st_ino == snapshot.st_ino
         assert (journal.stat().st_mode & 0o777) == 0o600
-        assert Store(store.home.removesuffix("/baseimg/rollouts")).read("1") == record
+        assert RolloutStore(store.home.removesuffix("/baseimg/rollouts")).read("1") == record
 
     def test_a_decision_is_durable_with_all_that_came_before(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, store: RolloutStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         synced: list[int] = []
         monkeypatch.setattr(os, "fdatasync", synced.append)
@@ -78,14 +78,14 @@ class TestJournal:
         store.save(record)
         assert len(synced) == 2
 
-    def test_what_is_not_changed_is_not_written(self, store: Store) -> None:
+    def test_what_is_not_changed_is_not_written(self, store: RolloutStore) -> None:
         record = large(store, 1)
         store.save(record)
         record.update("node0", state=record.nodes["node0"].state)
         store.save(record)
         assert not (Path(store.home) / "1.journal").exists()
 
-    def test_a_large_journal_becomes_a_snapshot(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_large_journal_becomes_a_snapshot(self, store: RolloutStore, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rollout_store, "_LEAST", 1000)
         record = large(store, 1)
         sizes = []
@@ -98,7 +98,7 @@ class TestJournal:
         assert max(sizes) < 10_000
         assert store.read("1") == record
 
-    def test_a_torn_line_was_never_acknowledged(self, store: Store) -> None:
+    def test_a_torn_line_was_never_acknowledged(self, store: RolloutStore) -> None:
         record = large(store, 2)
         record.update("node0", state=rollout_record.UPDATED)
         store.save(record)
@@ -108,7 +108,7 @@ class TestJournal:
             journal.write_bytes(line + line[:cut])
             assert store.read("1") == record
         # the next process appends after the incomplete line
-        other = Store(store.home.removesuffix("/baseimg/rollouts"))
+        other = RolloutStore(store.home.removesuffix("/baseimg/rollouts"))
         again = other.read("1")
         again.update("node1", state=rollout_record.UPDATED)
         other.save(again)
@@ -117,7 +117,7 @@ class TestJournal:
         assert store.read("1") == again
 
     def test_a_crash_between_snapshot_and_journal_repeats_nothing(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, store: RolloutStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         record = large(store, 1)
         record.add_action(AT, "ops", "resumed")
@@ -128,7 +128,7 @@ class TestJournal:
         assert (Path(store.home) / "1.journal").exists()
         assert store.read("1") == record
 
-    def test_a_record_of_format_1(self, store: Store) -> None:
+    def test_a_record_of_format_1(self, store: RolloutStore) -> None:
         """Format 1 had no journal."""
         record = saved(store, "1")
         path = Path(store.home) / "1.json"
@@ -139,14 +139,14 @@ class TestJournal:
         assert (rollout.state, rollout.nodes["a"].from_version) == (record.state, "1")
 
 
-def large(store: Store, count: int) -> Rollout:
+def large(store: RolloutStore, count: int) -> Rollout:
     nodes = {f"node{number}": RolloutNode(0) for number in range(count)}
     record = Rollout("1", "b:1", "2", "root", AT, policy.merged(), [WaveRecord("rest", 100)], nodes)
     store.save(record)
     return record
 
 
-def test_one_process_at_a_time(store: Store) -> None:
+def test_one_process_at_a_time(store: RolloutStore) -> None:
     with store.lock("b/x:1"):
         with pytest.raises(RolloutBusy, match=r"drives a rollout of b/x:1 \(pid \d+\)"), store.lock("b/x:1"):
             pass
@@ -158,7 +158,7 @@ def test_one_process_at_a_time(store: Store) -> None:
         pass
 
 
-def test_a_request_to_halt(store: Store) -> None:
+def test_a_request_to_halt(store: RolloutStore) -> None:
     saved(store, "1")
     assert not store.is_halt_requested("1")
     store.request_halt("1")
@@ -168,7 +168,7 @@ def test_a_request_to_halt(store: Store) -> None:
     assert not store.is_halt_requested("1")
 
 
-def test_a_damaged_record_is_named(store: Store, tmp_path: Path) -> None:
+def test_a_damaged_record_is_named(store: RolloutStore, tmp_path: Path) -> None:
     saved(store, "1")
     path = tmp_path / "baseimg/rollouts/1.json"
     path.write_bytes(path.read_bytes()[:40])
@@ -176,7 +176,7 @@ def test_a_damaged_record_is_named(store: Store, tmp_path: Path) -> None:
         store.read("1")
 
 
-def test_a_record_that_does_not_tell_its_base_blocks_no_base(store: Store) -> None:
+def test_a_record_that_does_not_tell_its_base_blocks_no_base(store: RolloutStore) -> None:
     other = saved(store, "1")
     for number, content in enumerate((b"", b"{", b"\0" * 5000), 2):
         (Path(store.home) / f"{number}.json").write_bytes(content)
@@ -186,7 +186,7 @@ def test_a_record_that_does_not_tell_its_base_blocks_no_base(store: Store) -> No
     assert [type(error) for error in errors] == [RecordInvalid] * 3
 
 
-def test_damaged_records_are_pruned_like_ended_ones(store: Store) -> None:
+def test_damaged_records_are_pruned_like_ended_ones(store: RolloutStore) -> None:
     for number in range(1, 5):
         (Path(store.home)).mkdir(parents=True, exist_ok=True)
         (Path(store.home) / f"{number}.json").write_bytes(b"{")
@@ -199,7 +199,7 @@ def test_damaged_records_are_pruned_like_ended_ones(store: Store) -> None:
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        store = Store(str(tmp_path))
+        store = RolloutStore(str(tmp_path))
         with store.lock("b:1"):
             record = saved(store, "1")
             record.add_event(AT, "text")
@@ -214,7 +214,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
     assert (tmp_path / "baseimg").stat().st_mode & 0o777 == 0o700
 
 
-def test_the_lock_follows_no_symlink(store: Store, tmp_path: Path) -> None:
+def test_the_lock_follows_no_symlink(store: RolloutStore, tmp_path: Path) -> None:
     saved(store, "1")
     victim = tmp_path / "victim"
     victim.write_text("content")

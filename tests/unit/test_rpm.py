@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from baseimg_core.model.packages import rpm
-from baseimg_core.model.packages.dpkg import Package
+from baseimg_core.model.packages.dpkg import InstalledPackage
 
 VERSIONS = [
     "1.0", "1.0~rc1", "1.0^git1", "1.0.1", "1.0a", "1.0b", "1a", "2", "10", "1..0", "1.0~", "1.0^", "1.0^a~b", "010"
@@ -22,8 +22,8 @@ def test_versions_are_in_rpms_order() -> None:
     assert [rpm.compare(*pair) for pair in pairs] == [int(order) for order in printed.stdout.split()]
 
 
-def packages(*rows: tuple[str, str, dict[str, str]]) -> dict[str, Package]:
-    return {name: Package(name, version, fields) for name, version, fields in rows}
+def packages(*rows: tuple[str, str, dict[str, str]]) -> dict[str, InstalledPackage]:
+    return {name: InstalledPackage(name, version, fields) for name, version, fields in rows}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.containers import sandbox, trial
 from baseimg_core.model.containers.policy import Selector
 from baseimg_core.model.containers.sandbox import User
-from baseimg_core.model.containers.trial import Outcome, Trial
+from baseimg_core.model.containers.trial import Trial, TrialOutcome
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
 svc:x:999:998::/srv:/bin/sh
@@ -71,17 +71,17 @@ class TestOutcome:
     @pytest.mark.parametrize(
         ("expect", "outcome", "failure"),
         [
-            (0, Outcome(0, ""), ""),
-            (3, Outcome(3, ""), ""),
-            (3, Outcome(0, ""), "exited with 0, expected 3"),
-            ("ok", Outcome(0, "all ok\n"), ""),
-            ("ok", Outcome(0, "fine"), "printed no 'ok'"),
-            ("ok", Outcome(1, "ok"), "exited with 1, expected 0"),
-            (0, Outcome(None, ""), "was killed after 60 seconds"),
-            (0, Outcome(None, "", "no such file"), "did not start: no such file"),
+            (0, TrialOutcome(0, ""), ""),
+            (3, TrialOutcome(3, ""), ""),
+            (3, TrialOutcome(0, ""), "exited with 0, expected 3"),
+            ("ok", TrialOutcome(0, "all ok\n"), ""),
+            ("ok", TrialOutcome(0, "fine"), "printed no 'ok'"),
+            ("ok", TrialOutcome(1, "ok"), "exited with 1, expected 0"),
+            (0, TrialOutcome(None, ""), "was killed after 60 seconds"),
+            (0, TrialOutcome(None, "", "no such file"), "did not start: no such file"),
         ],
     )
-    def test_failure(self, expect: int | str, outcome: Outcome, failure: str) -> None:
+    def test_failure(self, expect: int | str, outcome: TrialOutcome, failure: str) -> None:
         assert trial.failure(Trial(("a",), expect=expect), outcome) == failure
 
 

@@ -32,7 +32,7 @@ class RequestRefused(EngineUnreachable):
     """The engine rejected the request. The message is the engine's own."""
 
 
-class NotFound(RequestRefused):
+class ObjectNotFound(RequestRefused):
     """The engine has no such object."""
 
 
@@ -107,7 +107,7 @@ class Api:
         paths = [self._address(kind, name, "json") for name in names]
         with reachable(self.url):
             for path, response in zip(paths, self._transport.fetch(paths), strict=True):
-                with contextlib.suppress(NotFound):
+                with contextlib.suppress(ObjectNotFound):
                     yield _parse_response(path, response)
 
     def _address(self, *path: str, all: bool = False) -> str:
@@ -228,12 +228,12 @@ def reachable(url: str) -> Iterator[None]:
 
 
 def _parse_response(path: str, response: _Response) -> Any:
-    """Return the parsed body of a successful response; raise :class:`NotFound` or :class:`RequestRefused`."""
+    """Return the parsed body of a successful response; raise :class:`ObjectNotFound` or :class:`RequestRefused`."""
     status, _headers, body = response
     if status == http.client.OK:
         return json.loads(body)
     reason = _message(body) or f"status {status} for {path}"
-    raise (NotFound if status == http.client.NOT_FOUND else RequestRefused)(reason)
+    raise (ObjectNotFound if status == http.client.NOT_FOUND else RequestRefused)(reason)
 
 
 def _message(body: bytes) -> str:

@@ -16,7 +16,7 @@ from ..linux.processes import kill_session
 from ..model.stack.owners import Owners
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
-from .api import TIMEOUT, Api, NotFound, RequestRefused, reachable, tls
+from .api import TIMEOUT, Api, ObjectNotFound, RequestRefused, reachable, tls
 from .base import Container, Image
 
 _STOP_TIMEOUT = 10  # seconds until the engine kills a container without a stop timeout
@@ -73,7 +73,7 @@ class Docker:
         """Return an image by reference or ID; raise :class:`ImageUnknown`."""
         try:
             return self._image(self._api.get("images", reference, "json"))
-        except NotFound:
+        except ObjectNotFound:
             raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
         except RequestRefused as exc:
             raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.message}") from exc
@@ -158,7 +158,7 @@ class Docker:
         with reachable(self.url):
             try:
                 yield
-            except (NotFound, docker_sdk.package().errors.NotFound) as exc:
+            except (ObjectNotFound, docker_sdk.package().errors.NotFound) as exc:
                 raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
             except (RequestRefused, docker_sdk.package().errors.APIError) as exc:
                 reason = exc.message if isinstance(exc, RequestRefused) else exc.explanation or exc

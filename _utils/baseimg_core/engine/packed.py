@@ -16,7 +16,7 @@ from typing import Protocol
 from ..linux.files import CHUNK
 from ..model.stack import overlay
 from ..model.stack.entry import NANO, Entry, Kind
-from ..model.stack.packed import Header, PackedLayer
+from ..model.stack.packed import PackedEntry, PackedLayer
 
 BLOCK = tarfile.BLOCKSIZE
 _MAX_RECORDS = 1 << 24  # bytes of one pax header or long name
@@ -80,7 +80,7 @@ class Sequential:
 
 #: Called with the layer so far, the path of its last entry, its header and the bytes of content that follow in the
 #: stream; returns the number of bytes that it read.
-ContentReader = Callable[[PackedLayer, bytes, Header, int], int]
+ContentReader = Callable[[PackedLayer, bytes, PackedEntry, int], int]
 
 
 def read_layer(stream: TarStream, read_content: ContentReader | None = None) -> PackedLayer:
@@ -103,7 +103,7 @@ def read_layer(stream: TarStream, read_content: ContentReader | None = None) -> 
     return layer
 
 
-def headers(stream: TarStream) -> Iterator[tuple[Header | None, int]]:
+def headers(stream: TarStream) -> Iterator[tuple[PackedEntry | None, int]]:
     """
     Yield each header with the bytes of content that follow, which the caller reads or skips.
 
@@ -165,11 +165,11 @@ def _content(stream: TarStream, size: int) -> bytes:
     return stream.read(size + -size % BLOCK)[:size]
 
 
-def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -> Header | None:
+def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -> PackedEntry | None:
     name = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
     link = records.get(b"linkpath") or block[157:257].partition(b"\0")[0]
     if kind == tarfile.LNKTYPE:
-        return Header(name, link=link)
+        return PackedEntry(name, link=link)
     header_kind = Kind.DIRECTORY if kind == tarfile.AREGTYPE and name.endswith(b"/") else _KINDS.get(kind)
     if header_kind is None:
         return None
@@ -187,7 +187,7 @@ def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -
         (_number(block[329:337]), _number(block[337:345])) if device else (0, 0),
         _xattrs(records) if records else {},
     )
-    return Header(name, entry)
+    return PackedEntry(name, entry)
 
 
 def _name(block: bytes) -> bytes:

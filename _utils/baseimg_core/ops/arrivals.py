@@ -25,7 +25,7 @@ from ..model.impact.evidence import Evidence
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
 from ..model.policy.image_policy import protects
 from ..model.store.record import Generation, Record
-from . import bases, required, verdicts
+from . import bases, required_fixes, verdicts
 from .bases import Base
 from .nest import Nest
 from .verdicts import Changes, ImageJudge
@@ -81,10 +81,10 @@ def check_images(
         _save(context, base, record, judged)
     refused.raise_if_any(base, generation.version)
     if acceptance.require and is_live and not known:
-        required.check_live(context, base, acceptance.require)
+        required_fixes.check_live(context, base, acceptance.require)
     elif acceptance.require and not known:  # the fixes were not checked with the bundles
         others = [image for image in started if not image.height(generation.chain_id)]  # the target has its own fix
-        required.check_change(context, base, build_judge(), others)
+        required_fixes.check_change(context, base, build_judge(), others)
     return Judged(judged.by_generation.get(generation.id, {}), judged.evidence.get(generation.id, Evidence()))
 
 

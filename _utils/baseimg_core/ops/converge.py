@@ -19,15 +19,16 @@ from ..errors import (
     VersionUnknown,
 )
 from ..model.bundle.manifest import Manifest
-from ..model.containers.policy import Policy
+from ..model.containers.outcome import RestartOutcome
+from ..model.containers.policy import ContainerPolicy
 from ..model.policy.pillar import Source
 from ..model.store.record import Generation, Record
 from . import (
     aliases,
     arrivals,
     bases,
-    contents,
     coverage,
+    declared_bases,
     impact,
     live_masking,
     mask_space,
@@ -35,7 +36,7 @@ from . import (
     prove,
     prune,
     record_repair,
-    required,
+    required_fixes,
     swap,
     tamper,
     verdicts,
@@ -44,17 +45,16 @@ from . import hold as ops_hold
 from .bases import Base
 from .containers import restart
 from .containers import trial as trials
-from .containers.restart import Outcome
 from .masking import Masking, masking_of
 from .nest import Nest
 from .plan import Catalogue, Plan, confirmed, known_damage, open_bundle, plan_route
 from .stage import check_preconditions as check_staging
 from .stage import discarding, fits, stage
 
-_KEEP = Policy()
+_KEEP = ContainerPolicy()
 
 
-def apply(context: Context, source: Source, base: str | None = None, policy: Policy = _KEEP) -> dict[str, Any]:
+def apply(context: Context, source: Source, base: str | None = None, policy: ContainerPolicy = _KEEP) -> dict[str, Any]:
     """
     Apply a bundle: bring a base to the bundle's version.
 
@@ -76,7 +76,7 @@ def apply(context: Context, source: Source, base: str | None = None, policy: Pol
         target = _base_for(context.engine, bundle.manifest, base)
         catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
-            return Change(context, target, version, catalogue, policy).run("apply")
+            return Convergence(context, target, version, catalogue, policy).run("apply")
         except VersionUnknown as exc:
             raise BundleMismatch(f"{source.source} does not fit base {target.reference}: {exc.message}") from exc
 
@@ -88,7 +88,7 @@ def converge(
     bundles: Mapping[str, Source],
     chain_id: str | None = None,
     repair: bool = False,
-    policy: Policy = _KEEP,
+    policy: ContainerPolicy = _KEEP,
     keep: int | None = None,
 ) -> dict[str, Any]:
     """
@@ -111,14 +111,14 @@ def converge(
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
-        contents.check_all_reach(context, name, version, catalogue, named_bases)
-        contents.note_tagged(context, name, named_bases)
+        declared_bases.check_all_reach(context, name, version, catalogue, named_bases)
+        declared_bases.note_tagged(context, name, named_bases)
         results = []
         for base in named_bases:
-            results.append(Change(context, base, version, catalogue, policy, repair).run("converge"))
-            contents.remember(context, base)
-        merged = contents.merge(named_bases, results)
-        return merged if keep is None else {**merged, "pruned": prune.tidy(context, named_bases, keep)}
+            results.append(Convergence(context, base, version, catalogue, policy, repair).run("converge"))
+            declared_bases.remember(context, base)
+        merged = declared_bases.merge(named_bases, results)
+        return merged if keep is None else {**merged, "pruned": prune.prune_after_change(context, named_bases, keep)}
 
 
 def _base_for(engine: Engine, manifest: Manifest, base: str | None) -> Base:
@@ -160,7 +160,7 @@ def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, rec
         catalogue: The declared bundles.
         record: The base's record.
     """
-    return Change(context, base, version, catalogue, _KEEP).obtain(record)
+    return Convergence(context, base, version, catalogue, _KEEP).obtain(record)
 
 
 def targets(steps: Plan, catalogue: Catalogue) -> set[str]:
@@ -168,7 +168,7 @@ def targets(steps: Plan, catalogue: Catalogue) -> set[str]:
     return {catalogue.manifest(step).target.chain_id for step in steps.route}
 
 
-class Change:
+class Convergence:
     """One operation that converges a base to a version."""
 
     def __init__(
@@ -177,7 +177,7 @@ class Change:
         base: Base,
         version: str,
         catalogue: Catalogue,
-        policy: Policy,
+        policy: ContainerPolicy,
         repair: bool = False,
     ) -> None:
         self.context, self.base, self.catalogue, self.policy, self.repair = context, base, catalogue, policy, repair
@@ -192,9 +192,9 @@ class Change:
         """Run the operation and return its result; ``action`` names it in the history."""
         context, base = self.context, self.base
         swap.start_stopped(context, base, self.policy)
-        rebuilt = self.repair and record_repair.heal_record(context, base)
+        rebuilt = self.repair and record_repair.repair_record(context, base)
         damaged = self.repair and tamper.detect(context, base, self.audit)
-        swap.drop_unfinished(context, base.store)
+        swap.delete_unfinished(context, base.store)
         record = base.store.read() or bases.initial_record(context.engine, base)
         if not base.store.interrupted and not damaged:
             result = self._unchanged(record)
@@ -271,7 +271,7 @@ class Change:
         restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
         if restarts.batches:
             return None
-        outcome = Outcome(self.policy.mode, left=restarts.left)
+        outcome = RestartOutcome(self.policy.mode, left=restarts.left)
         result = swap.result_of(self.context, self.base, record, None, outcome)
         result.update(self._standing_effects(nest, live))
         if live.number:
@@ -296,7 +296,7 @@ class Change:
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)
-                required.check_change(self.context, self.base, judge, judge.images)
+                required_fixes.check_change(self.context, self.base, judge, judge.images)
             if any(masks := mask_space.needed(nest, steps, self.catalogue, judge)):
                 check_staging(self.context, self.base, record, steps, self.catalogue, masks)
             self.masking = masking_of(self.context, nest, steps, self.catalogue, judge)
@@ -367,7 +367,7 @@ class Change:
         ]
         if not same:
             return new
-        self.base.store.abandon(record, new)
+        self.base.store.delete(record, new)
         kept = max(same, key=lambda generation: generation.number)
         kept.bundle, kept.signed_by = new.bundle, new.signed_by
         self.base.store.save(record)

@@ -8,7 +8,7 @@ from ..context import Context
 from ..disk.store.names import NameCache
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseimgError, BundleUnavailable
-from . import contents
+from . import declared_bases
 from .bases import Base
 from .plan import Catalogue
 
@@ -34,7 +34,7 @@ def find_bases_or_coverage(
     before = NameCache(context.names).read(name)
 
     def search(engine: Engine) -> list[Base]:
-        return contents.find_bases(engine, name, version, catalogue, chain_id, before)
+        return declared_bases.find_bases(engine, name, version, catalogue, chain_id, before)
 
     try:
         return search(context.engine)

@@ -12,6 +12,7 @@ from ..context import Context
 from ..engine.base import Container, Engine, Image
 from ..errors import BaseimgError, BundleMismatch, DeltaMismatch, VersionUnknown
 from ..model.impact import config as configs
+from ..model.impact.image_judgement import ImageJudgement
 from ..model.impact.verdict import Reason, Verdict
 from ..model.policy.image_policy import DeclaredBundles
 from ..model.store.record import Record
@@ -19,7 +20,6 @@ from . import bases, protected_images, verdicts
 from .bases import Base
 from .containers import usage
 from .containers.usage import Usage
-from .judgement import Judgement
 from .masking import Masking
 from .nest import Nest
 from .plan import Catalogue, Plan, open_bundle
@@ -133,7 +133,7 @@ def _images(
     base: Base,
     users: list[Image],
     containers: list[dict[str, Any]],
-    judged: Mapping[str, Judgement],
+    judged: Mapping[str, ImageJudgement],
 ) -> list[dict[str, Any]]:
     protected = {image.id for image in protected_images.protected(context, base, users)}
     return [
@@ -202,9 +202,9 @@ def preview(context: Context, judge: ImageJudge | None, images: Sequence[Image])
     }
 
 
-def _unread_judgement() -> Judgement:
+def _unread_judgement() -> ImageJudgement:
     reason = Reason(Verdict.NOT_CHECKED, "unread", "the bundles", _UNREAD)
-    return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
+    return ImageJudgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
 
 
 def _unread(images: Sequence[Image]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _judged_containers(judge: ImageJudge, engine: Engine, listed: Sequence[dict[
 
 
 def _worse(
-    judge: ImageJudge, images: Sequence[Image], judged: Sequence[Judgement], containers: Sequence[Container]
+    judge: ImageJudge, images: Sequence[Image], judged: Sequence[ImageJudgement], containers: Sequence[Container]
 ) -> list[dict[str, Any]]:
     """Return the containers whose own files, commands, mounts or processes worsen the verdict of their image."""
     by_image = {image.id: (image, judgement) for image, judgement in zip(images, judged, strict=True)}

@@ -26,12 +26,12 @@ from ..engine.images.store import ImageSources
 from ..errors import ArgumentInvalid, BaseimgError
 from ..linux.concurrency import submit
 from ..model.impact import overrides
+from ..model.impact.image_judgement import ImageJudgement
 from ..model.impact.overrides import ExpectedPaths
 from ..model.impact.verdict import Reason, Verdict
 from ..model.stack.packed import PackedLayer
 from ..progress import Progress
 from .build import image_with_layers, pristine_directories
-from .judgement import Judgement
 from .verdicts import PATHS, Changes, ImageJudge
 
 #: Exit codes by verdict, for pipelines.
@@ -206,7 +206,7 @@ class _Session:
         for directory in unneeded:
             self._store.release(directory)
 
-    def _judgement(self, name: str, image: Image | None) -> Judgement:
+    def _judgement(self, name: str, image: Image | None) -> ImageJudgement:
         """Judge one image; errors become ``not-checked``."""
         if image is None:
             return _unread(name, self._failures[name])
@@ -247,13 +247,13 @@ class _Session:
         return ImageJudge(changes, pristine, height, self._base_config, [], layers=self._layers)
 
 
-def _unread(name: str, error: BaseimgError) -> Judgement:
+def _unread(name: str, error: BaseimgError) -> ImageJudgement:
     return _not_checked(name, f"cannot be read: [{error.code}] {error.message}")
 
 
-def _not_checked(name: str, text: str) -> Judgement:
+def _not_checked(name: str, text: str) -> ImageJudgement:
     reason = Reason(Verdict.NOT_CHECKED, "unreadable", name, text)
-    return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
+    return ImageJudgement(Verdict.NOT_CHECKED, [reason], {}, [], [])
 
 
 def lines(result: Mapping[str, Any], limit: int = 10) -> Iterator[str]:

@@ -1,42 +1,106 @@
-"""The judgement of one image or container."""
+"""Attach a judgement to a bundle, and read the judgement that is attached to a declared bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping
 from typing import Any
 
-from ..model.impact.overrides import ShadowedPath
-from ..model.impact.verdict import Reason, Verdict
-from ..model.stack import overlay
+from ..context import Context
+from ..disk.bundle import judgement as bundle_judgement
+from ..disk.bundle import signature as bundle_signature
+from ..errors import BundleUnavailable, SignatureMissing
+from ..model.impact import judgement as model_judgement
+from ..model.impact.judgement import Attachment
+from ..model.impact.verdict import Verdict
+from ..model.policy.image_policy import DeclaredBundles
+from ..model.policy.pillar import Source
+from .plan import open_bundle
 
 
-@dataclass(slots=True)
-class Judgement:
-    """A verdict about an image or a container, and the reasons for it."""
+class Attacher:
+    """Attaches results of ``baseimg judge`` to bundles."""
 
-    #: The verdict.
-    verdict: Verdict
-    #: The reasons, worst first.
-    reasons: Sequence[Reason]
-    #: By class of path: the number of shadowed paths, and the number of changed paths.
-    covered: dict[str, list[int]]
-    #: The changed paths that own layers hide.
-    shadowed: Sequence[ShadowedPath]
-    #: Warnings about packages.
-    warnings: list[str]
+    def __init__(self, key: str | None) -> None:
+        """
+        Args:
+            key: The path of a private key to sign with; ``None`` for no signature.
 
-    def as_dict(self, limit: int) -> dict[str, Any]:
-        """Return plain data with at most ``limit`` reasons and shadowed paths."""
-        return {
-            "verdict": self.verdict.value,
-            "reasons": [reason.as_dict() for reason in self.reasons[:limit]],
-            "covered": self.covered,
-            "shadowed": [_shadow(shadow) for shadow in self.shadowed[:limit]],
-            "warnings": self.warnings,
-        }
+        Raises:
+            ArgumentInvalid: The key is unusable.
+        """
+        self._key = bundle_signature.load(key) if key else None
+
+    def attachment(self, result: Mapping[str, Any]) -> Attachment:
+        """Return the document of a result, signed."""
+        return bundle_judgement.sign(model_judgement.dump(result), self._key)
+
+    def write(self, path: str, result: Mapping[str, Any]) -> None:
+        """
+        Write a result beside the bundle ``path``.
+
+        Raises:
+            DestinationUnwritable: The file cannot be written.
+        """
+        bundle_judgement.write(path, self.attachment(result))
 
 
-def _shadow(shadow: ShadowedPath) -> dict[str, str]:
-    fields = {"path": overlay.path_text(shadow.path), "what": shadow.path_class.plural, "reason": shadow.reason}
-    return fields if shadow.by == shadow.path else {**fields, "by": overlay.path_text(shadow.by)}
+def read(context: Context, declared: DeclaredBundles | None) -> dict[str, Any]:
+    """
+    Read the judgement that is attached to a bundle.
+
+    Args:
+        context: The context of the operation; ``trust`` has the trusted keys.
+        declared: The bundle, or the declared bundles with the version that it leads to; ``None`` if none is declared.
+
+    Returns:
+        ``line`` (for people). With a judgement also its ``time``, ``hash`` (of the bundle), ``version``, ``verdicts``
+        (counts), ``images`` (the verdict of each image that is not effective, worst first), ``signed_by`` (empty if the
+        node trusts no keys).
+
+    Raises:
+        BundleInvalid: The judgement is malformed.
+        DigestMismatch: The judgement is about another bundle.
+        SignatureMissing, SignatureInvalid: No trusted key signed it, and this node requires signatures.
+    """
+    if declared is None:
+        return {"line": "pillar declares no bundle for the declared version"}
+    source = declared.bundles[declared.version]
+    place = source.judgement
+    try:
+        document = bundle_judgement.read_document(context.fetch(place))
+    except (BundleUnavailable, FileNotFoundError):
+        return {"line": "no judgement is attached to the bundle"}
+    signed_by = _signer(context, place, document)
+    digest = source.digest
+    if digest is None:
+        with open_bundle(context, source) as bundle:
+            digest = bundle.digest
+    judgement = bundle_judgement.parse(document, digest, place.source)
+    return {
+        "line": judgement.line,
+        "time": judgement.time,
+        "hash": digest,
+        "version": judgement.version,
+        "verdicts": judgement.counts,
+        "images": {
+            name: verdict.value for name, verdict in judgement.images.items() if verdict is not Verdict.EFFECTIVE
+        },
+        "signed_by": signed_by,
+    }
+
+
+def _signer(context: Context, place: Source, document: bytes) -> str:
+    """Return the identity of the trusted key that signed a judgement; empty if the node requires none."""
+    if not context.trust.keys:
+        return ""
+    signed, where = b"", place.signature.source
+    with contextlib.suppress(BundleUnavailable, SignatureMissing):
+        signed = bundle_signature.read(context.fetch(place.signature), where)
+    if signed:
+        return bundle_judgement.verify(document, signed, context.trust.keys, where)
+    if context.trust.required:
+        raise SignatureMissing(
+            f"the judgement {place.source} is not signed", "judge again with baseimg judge --attach --key FILE"
+        )
+    return ""

@@ -16,7 +16,7 @@ from ..errors import SpaceExhausted
 from ..linux.oserrors import translate_os_errors
 from ..model.store import nests
 from .masking import Masking, as_dict, masked_of
-from .masks import Member
+from .masks import NestedBase
 from .nest import Nest
 
 
@@ -49,6 +49,6 @@ def effects(nest: Nest, masking: Masking, save: bool = True) -> dict[str, Any]:
     return {"kept": kept, "masked": masked_of(masking.changed_below(), masked)}
 
 
-def _pair(fixed: Member, exact: Member) -> str:
+def _pair(fixed: NestedBase, exact: NestedBase) -> str:
     """Return the key of a changed base and an exact base above it, which hides parts of the change."""
     return f"{fixed.base.chain_id} {nests.content(fixed.live)}: {exact.base.chain_id} {nests.content(exact.live)}"

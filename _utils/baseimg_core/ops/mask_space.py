@@ -49,7 +49,7 @@ def _below(nest: Nest, plan: Plan, catalogue: Catalogue, judge: ImageJudge | Non
         after: Mapping[bytes, Entry | None] = {change.path: change.entry for change in changes}
     elif judge:
         after = {path: expected.entry for path, expected in judge.changes.expected.by_path.items()}
-    else:  # a foreseen content, or a delta that is unreadable before the bundle below it is applied
+    else:  # a simulated content, or a delta that is unreadable before the bundle below it is applied
         totals = [catalogue.manifest(version).totals for version in plan.route]
         return sum(total.bytes for total in totals), sum(total.entries + total.removed for total in totals)
     parents = {parent for path in after for parent in overlay.ancestors(path)}

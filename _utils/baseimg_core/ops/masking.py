@@ -27,7 +27,7 @@ from ..model.packages.difference import Packages
 from ..model.store import nests
 from ..model.store.record import Generation
 from . import bases, verdicts
-from .masks import Member
+from .masks import NestedBase
 from .nest import Nest
 from .plan import Catalogue, Plan
 from .verdicts import Changes, ImageJudge
@@ -126,17 +126,17 @@ class Masking:
         differences = {member.base.chain_id: self._difference(member) for member in changed if view}
         return {chain_id: own.hidden(view) for chain_id, own in differences.items() if own and view}
 
-    def changed_below(self) -> list[Member]:
+    def changed_below(self) -> list[NestedBase]:
         """Return the bases below that show another version than their own, if this base is exact over them."""
         if not self._nest.lower or not self._nest.is_exact_with(self._nest.changing, self.content):
             return []
         return [member for member in self._nest.lower if member.record.current]
 
-    def _difference(self, member: Member) -> BaseDifference | None:
+    def _difference(self, member: NestedBase) -> BaseDifference | None:
         own = _same_on_disk(member, member.live)
         return on_disk(member, own) if own else self._earlier.get(member.base.chain_id)
 
-    def _view(self, member: Member) -> ImageView | None:
+    def _view(self, member: NestedBase) -> ImageView | None:
         """Return the image of a base above: of its live generation, or of the one that an earlier plan makes."""
         if own := _same_on_disk(member, member.live):
             return ImageView(_stack(member, own))
@@ -184,7 +184,7 @@ class Masking:
             more = f" and {len(missing) - _REFUSED} more" if len(missing) > _REFUSED else ""
             raise FixMissing(f"{changing.base.reference} is not changed: {'; '.join(missing[:_REFUSED])}{more}")
 
-    def _missing(self, fixed: Member, exact: Member, hidden: Masked, reason: str) -> list[str]:
+    def _missing(self, fixed: NestedBase, exact: NestedBase, hidden: Masked, reason: str) -> list[str]:
         """Return the required fixes of one base that do not reach the images on another."""
         names = self._context.protection.acceptance(fixed.base.reference, fixed.base.chain_id).require
         missing = {name: parts for name in names if (parts := self._hidden_parts(fixed, hidden, name))}
@@ -199,7 +199,7 @@ class Masking:
             if verdicts.is_started(image, exact.base, used)
         ]
 
-    def _hidden_parts(self, fixed: Member, hidden: Masked, name: str) -> list[str]:
+    def _hidden_parts(self, fixed: NestedBase, hidden: Masked, name: str) -> list[str]:
         """Return the parts of a required fix that are hidden; of an advisory, those of the packages that fix it."""
         own = self.own if fixed is self._nest.changing else self._difference(fixed)
         names = own.packages.fixing(name) if own and own.packages and is_advisory(name) else [name]
@@ -237,7 +237,7 @@ def masking_of(
     return Masking(context, nest, plan, content, judge.changes if judge else None, earlier)
 
 
-def on_disk(member: Member, generation: Generation) -> BaseDifference | None:
+def on_disk(member: NestedBase, generation: Generation) -> BaseDifference | None:
     """Return the difference between the pristine content of a base and a generation; ``None`` without the former."""
     if not member.record.pristine.inode:
         return None
@@ -252,7 +252,7 @@ def on_disk(member: Member, generation: Generation) -> BaseDifference | None:
     return BaseDifference(old, expected, packages, files)
 
 
-def masked_of(changed: Sequence[Member], hidden: Mapping[str, dict[str, Any] | None]) -> list[dict[str, Any]]:
+def masked_of(changed: Sequence[NestedBase], hidden: Mapping[str, dict[str, Any] | None]) -> list[dict[str, Any]]:
     """
     Return the bases below whose fixes are hidden, as in the result of ``baseimg.converge``.
 
@@ -275,11 +275,11 @@ def as_dict(hidden: Masked | None) -> dict[str, Any] | None:
     return {"paths": len(hidden.paths), "packages": {name: list(pair) for name, pair in hidden.packages.items()}}
 
 
-def _stack(member: Member, generation: Generation) -> Stack:
+def _stack(member: NestedBase, generation: Generation) -> Stack:
     return Stack([member.path(generation.number), *bases.pristine_lower(member.base)])
 
 
-def _same_on_disk(member: Member, generation: Generation) -> Generation | None:
+def _same_on_disk(member: NestedBase, generation: Generation) -> Generation | None:
     """Return a generation on disk with the same image; masks of one image are equal over the pristine contents."""
     record = member.record
     same = (other for other in record.usable if other.inode > 0 and other.shows_the_same_as(generation))

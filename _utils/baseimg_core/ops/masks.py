@@ -21,7 +21,7 @@ from .stage import prune_hint
 
 
 @dataclass(slots=True)
-class Member:
+class NestedBase:
     """One base of a nest."""
 
     #: The base.
@@ -71,7 +71,11 @@ def _prove(_root: str, _digests: Mapping[bytes, str]) -> None:
 
 
 def make(
-    context: Context, member: Member, generation: Generation, needed: nests.Contents, places: Mapping[str, list[str]]
+    context: Context,
+    member: NestedBase,
+    generation: Generation,
+    needed: nests.Contents,
+    places: Mapping[str, list[str]],
 ) -> Generation:
     """
     Make the mask of a generation. Needs the lock of its base.
@@ -118,6 +122,6 @@ def make(
         raise space.exhausted_while_writing(store.layout.home, size, len(entries), hint, exc) from exc
 
 
-def _stacks(member: Member, places: Mapping[str, list[str]]) -> list[list[str]]:
+def _stacks(member: NestedBase, places: Mapping[str, list[str]]) -> list[list[str]]:
     """Return every combination of contents below a base, top first."""
     return [list(below) for below in itertools.product(*(places.get(lower, [lower]) for lower in member.base.lower))]

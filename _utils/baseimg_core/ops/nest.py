@@ -21,7 +21,7 @@ from ..model.store import nests
 from ..model.store.record import Generation, Record
 from . import bases, masks, prove
 from .bases import Base
-from .masks import Member
+from .masks import NestedBase
 from .stage import keep_prepared
 from .tamper import Audit
 
@@ -55,7 +55,7 @@ class Nest:
         base: Base,
         record: Record,
         versions: Collection[str] = (),
-        foreseen: Mapping[str, Record] | None = None,
+        simulated: Mapping[str, Record] | None = None,
         audits: dict[str, Audit] | None = None,
     ) -> None:
         """
@@ -66,7 +66,7 @@ class Nest:
             base: The base that changes.
             record: Its record.
             versions: Chain IDs of images that are versions of the base, in addition to those in its record.
-            foreseen: Records to use in place of those on disk, by layer directory; see :meth:`foresee`.
+            simulated: Records to use in place of those on disk, by layer directory; see :meth:`simulate_swap`.
             audits: The comparisons of this operation, by layer directory; shared with the nest that it reads later.
 
         Raises:
@@ -74,14 +74,14 @@ class Nest:
         """
         self._context = context
         self._versions = {*versions, *nests.versions(record)} - {base.chain_id, ""}
-        self._foreseen = foreseen or {}
+        self._simulated = simulated or {}
         self._audits = {} if audits is None else audits
         self.lower = self._read_lower(base)
         below = {chain_id for member in self.lower for chain_id in nests.versions(member.record)}
-        self.changing = Member(base, record, base.chain_id in below)
+        self.changing = NestedBase(base, record, base.chain_id in below)
 
     @functools.cached_property
-    def upper(self) -> list[Member]:
+    def upper(self) -> list[NestedBase]:
         """The bases above that have a record, and images that are versions of the base, lowest first."""
         return self._read_upper(self.changing.base, self._versions)
 
@@ -96,15 +96,15 @@ class Nest:
         lower = dict.fromkeys(map(os.path.dirname, self.changing.base.lower), False)
         return {**lower, **dict.fromkeys((_layer(member) for member in (self.changing, *self.upper)), True)}
 
-    def is_exact(self, member: Member, generation: Generation) -> bool:
+    def is_exact(self, member: NestedBase, generation: Generation) -> bool:
         """True if a base shows its own image with a generation, whatever content is below it."""
         return self.is_exact_with(member, nests.content(generation))
 
-    def is_exact_with(self, member: Member, content: str) -> bool:
+    def is_exact_with(self, member: NestedBase, content: str) -> bool:
         """True if a base shows its own image with a content (:func:`nests.content`), whatever is below it."""
         return nests.is_exact(member.base.chain_id, content, self._declared_below(member), member.is_version)
 
-    def _declared_below(self, member: Member) -> str | None:
+    def _declared_below(self, member: NestedBase) -> str | None:
         """Return the value of ``below`` that pillar declares for a base by one of its names."""
         declared = self._context.below
         names = (member.base.chain_id, member.base.reference, member.record.reference)
@@ -114,7 +114,7 @@ class Nest:
         """True if a generation of the changing base is right over the live contents below it."""
         return not self.is_exact(self.changing, generation) or nests.is_right(generation, self._contents(self.changing))
 
-    def exact_uppers(self, content: str = "") -> list[Member]:
+    def exact_uppers(self, content: str = "") -> list[NestedBase]:
         """Return the bases above that stay exact. ``content`` is the chain ID of the base's next content."""
         own_content = content or nests.content(self.changing.live)
         return [
@@ -136,7 +136,7 @@ class Nest:
             for member in self.exact_uppers(content)
         ]
 
-    def _declared(self, member: Member) -> str | None:
+    def _declared(self, member: NestedBase) -> str | None:
         """Return the version that pillar declares for a base by one of its names."""
         names = {member.base.chain_id, member.base.reference, member.record.reference}
         declared = self._context.versions
@@ -156,7 +156,7 @@ class Nest:
         try:
             return self._mask_of(self.changing, generation, self._contents(self.changing), {})
         finally:
-            _abandon(self.changing, generation)
+            _delete_unused(self.changing, generation)
 
     def are_uppers_right(self) -> bool:
         """True if every exact base above is right over the live contents below it."""
@@ -193,9 +193,9 @@ class Nest:
             keep_prepared(member.base, member.record, made)
         return bool(new)
 
-    def _stage_uppers(self, generation: Generation) -> list[tuple[Member, Generation]]:
+    def _stage_uppers(self, generation: Generation) -> list[tuple[NestedBase, Generation]]:
         """Return the bases above that need a mask for a swap to ``generation``, each with its mask, lowest first."""
-        staged: list[tuple[Member, Generation]] = []
+        staged: list[tuple[NestedBase, Generation]] = []
         for member in self.upper:
             member.record = member.base.store.recover() or member.record
         places = {self.changing.base.directory: [self.changing.path(generation.number)]}
@@ -209,12 +209,12 @@ class Nest:
                 places[member.base.directory] = [member.path(made.number)]
         except BaseException:
             for member, made in staged:
-                _abandon(member, made)
-            _abandon(self.changing, generation)
+                _delete_unused(member, made)
+            _delete_unused(self.changing, generation)
             raise
         return staged
 
-    def unmasked_uppers(self, content: str) -> list[Member]:
+    def unmasked_uppers(self, content: str) -> list[NestedBase]:
         """Return the bases above for which a swap to a content has to make a mask."""
         return [
             member
@@ -243,7 +243,7 @@ class Nest:
             if self._is_obsolete(member):
                 self._swap(member, member.record.pristine)
 
-    def _is_obsolete(self, member: Member) -> bool:
+    def _is_obsolete(self, member: NestedBase) -> bool:
         """True if a base above shows its own image with a mask, and its own layer shows it again."""
         own = member.record.pristine
         return (
@@ -253,12 +253,12 @@ class Nest:
             and nests.is_right(own, self._contents(member))
         )
 
-    def foresee(self, generation: Generation) -> dict[str, Record]:
+    def simulate_swap(self, generation: Generation) -> dict[str, Record]:
         """
         Change the records in memory as a swap of the changing base to ``generation`` would.
 
         Args:
-            generation: A generation of the changing base, on disk or foreseen.
+            generation: A generation of the changing base, on disk or simulated.
 
         Returns:
             The records of the changing base and of the bases above by layer directory.
@@ -267,39 +267,39 @@ class Nest:
             BaseNested: The swap needs a mask that cannot be made.
         """
         if not self.is_right_over_lower(generation):
-            generation = self._foresee_mask(self.changing, generation, self._contents(self.changing))
+            generation = self._simulate_mask(self.changing, generation, self._contents(self.changing))
         for member in self.upper:
             needed = self._contents(member, nests.content(generation))
             if self.is_exact(member, member.live) and not nests.is_right(member.live, needed):
-                member.record.current = self._foresee_mask(member, member.live, needed).number
+                member.record.current = self._simulate_mask(member, member.live, needed).number
         self.changing.record.current = generation.number
         for member in self.upper:
             if self._is_obsolete(member):
                 member.record.current = 0
         return {_layer(member): member.record for member in (self.changing, *self.upper)}
 
-    def _foresee_mask(self, member: Member, generation: Generation, needed: nests.Contents) -> Generation:
+    def _simulate_mask(self, member: NestedBase, generation: Generation, needed: nests.Contents) -> Generation:
         """Return the generation that :func:`masks.make` would make, or the one on disk that makes it unnecessary."""
         if kept := nests.find(member.record, generation, needed):
             return kept
         self._check_lower(member)
-        return nests.foresee(member.record, masks.like(generation, needed, self._context.by))
+        return nests.simulate(member.record, masks.like(generation, needed, self._context.by))
 
     def _read(self, layer: str) -> Record | None:
-        # a copy: a plan that fails must not change what other plans foresee
-        return copy.deepcopy(self._foreseen.get(layer)) or Store(layer).read()
+        # a copy: a plan that fails must not change what other plans simulate
+        return copy.deepcopy(self._simulated.get(layer)) or Store(layer).read()
 
-    def _read_lower(self, base: Base) -> list[Member]:
+    def _read_lower(self, base: Base) -> list[NestedBase]:
         """Return the bases below that have a record."""
         engine, members = self._context.engine, []
         for directory in base.lower:
             if record := self._read(os.path.dirname(directory)):
-                members.append(Member(bases.by_chain(engine, record.chain_id, record.reference), record))
+                members.append(NestedBase(bases.by_chain(engine, record.chain_id, record.reference), record))
         return members
 
-    def _read_upper(self, base: Base, versions: Collection[str]) -> list[Member]:
+    def _read_upper(self, base: Base, versions: Collection[str]) -> list[NestedBase]:
         engine = self._context.engine
-        members: dict[str, Member] = {}
+        members: dict[str, NestedBase] = {}
         own = {os.path.dirname(directory) for directory in (base.directory, *base.lower)}
         # containerd takes two commands to tell an image's directories, so they are read only if one can matter
         others = any(layer not in own and self._is_recorded(layer) for layer in engine.layer_homes())
@@ -313,16 +313,16 @@ class Nest:
                 record = self._read(os.path.dirname(directory))
                 if record:
                     upper = bases.by_chain(engine, chain_id, record.reference)
-                    members[directory] = Member(upper, record, is_version)
+                    members[directory] = NestedBase(upper, record, is_version)
                 elif is_version:
                     upper = bases.by_chain(engine, chain_id)
-                    members[directory] = Member(upper, bases.initial_record(engine, upper), is_version)
+                    members[directory] = NestedBase(upper, bases.initial_record(engine, upper), is_version)
         return sorted(members.values(), key=lambda member: len(member.base.diff_ids))
 
     def _is_recorded(self, layer: str) -> bool:
-        return layer in self._foreseen or os.path.isdir(Store(layer).layout.home)
+        return layer in self._simulated or os.path.isdir(Store(layer).layout.home)
 
-    def _swap(self, member: Member, generation: Generation) -> None:
+    def _swap(self, member: NestedBase, generation: Generation) -> None:
         """Swap in a generation with the same content. A rollback still leads to the content before it."""
         previous = member.record.previous
         member.base.store.activate(member.record, generation.number, "mask", self._context.by)
@@ -330,7 +330,7 @@ class Nest:
         member.base.store.save(member.record)
 
     def _mask_of(
-        self, member: Member, generation: Generation, needed: nests.Contents, places: Mapping[str, list[str]]
+        self, member: NestedBase, generation: Generation, needed: nests.Contents, places: Mapping[str, list[str]]
     ) -> Generation:
         """Return a sound generation with the content of another one that is right over the needed contents."""
         while kept := nests.find(member.record, generation, needed):
@@ -367,10 +367,10 @@ class Nest:
                 if save and (audit := self._audits.get(_layer(audited))):
                     audit.persist(self._context)
 
-    def _sound_source(self, member: Member, generation: Generation) -> Generation:
+    def _sound_source(self, member: NestedBase, generation: Generation) -> Generation:
         """Return the source for a mask: this generation, or the newest other sound one with the same content."""
         record = member.record
-        if nests.is_foreseen(generation):
+        if nests.is_simulated(generation):
             return generation
         same = [other for other in record.usable if other.inode > 0 and other.shows_the_same_as(generation)]
         for source in [generation, *reversed([other for other in same if other is not generation])]:
@@ -381,10 +381,10 @@ class Nest:
             f"node: {generation.damage or 'see baseimg.verify'}"
         )
 
-    def _audit(self, member: Member) -> Audit:
+    def _audit(self, member: NestedBase) -> Audit:
         return self._audits.setdefault(_layer(member), Audit(member.base))
 
-    def _contents(self, member: Member, after: str = "") -> dict[str, set[str]]:
+    def _contents(self, member: NestedBase, after: str = "") -> dict[str, set[str]]:
         """Return the live contents below a base, and the changing base's next content ``after``."""
         contents: dict[str, set[str]] = {}
         for below in self._below(member):
@@ -393,11 +393,11 @@ class Nest:
                 contents[below.base.chain_id].add(after)
         return contents
 
-    def _below(self, member: Member) -> list[Member]:
+    def _below(self, member: NestedBase) -> list[NestedBase]:
         directories = set(member.base.lower)
         return [other for other in (*self.lower, self.changing, *self.upper) if other.base.directory in directories]
 
-    def _places(self, member: Member, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
+    def _places(self, member: NestedBase, more: Mapping[str, list[str]] | None = None) -> dict[str, list[str]]:
         """Return the possible directories of each layer below a base: pristine, live, and ``more``."""
         self._check_lower(member)
         places = {}
@@ -406,7 +406,7 @@ class Nest:
             places[below.base.directory] = list(dict.fromkeys(own))
         return places
 
-    def _check_lower(self, member: Member) -> None:
+    def _check_lower(self, member: NestedBase) -> None:
         """Refuse a mask over content that is not as recorded."""
         for below in self._below(member):
             # a repair replaces the live content of the changing base
@@ -417,17 +417,17 @@ class Nest:
             _check_known(below, member, below is not self.changing)
 
 
-def _layer(member: Member) -> str:
+def _layer(member: NestedBase) -> str:
     return os.path.dirname(member.base.directory)
 
 
-def _abandon(member: Member, generation: Generation) -> None:
+def _delete_unused(member: NestedBase, generation: Generation) -> None:
     """Delete a generation that is not kept."""
     if generation.is_garbage:
-        member.base.store.abandon(member.record, generation)
+        member.base.store.delete(member.record, generation)
 
 
-def _check_known(below: Member, member: Member, with_live: bool) -> None:
+def _check_known(below: NestedBase, member: NestedBase, with_live: bool) -> None:
     """Refuse a mask over content that differs from its record or has lost its pristine content."""
     is_damaged = with_live and below.live.damaged
     state = "damaged" if is_damaged else below.record.pristine_state

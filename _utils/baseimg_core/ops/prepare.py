@@ -17,15 +17,15 @@ from ..disk.store.generations import Store
 from ..disk.store.lock import PREPARATION
 from ..errors import LayerBusy
 from ..linux.pace import Pace, low_priority
-from ..model.containers.policy import Policy
+from ..model.containers.policy import ContainerPolicy
 from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from ..progress import Progress
-from . import aliases, arrivals, bases, contents, coverage, nest_locks, swap
+from . import aliases, arrivals, bases, coverage, declared_bases, nest_locks, swap
 from . import hold as ops_hold
 from .containers import trial as trials
-from .converge import Change
+from .converge import Convergence
 from .plan import Catalogue, Plan
 from .stage import discarding, keep_prepared
 
@@ -59,8 +59,8 @@ def prepare(
         context = replace(context, pace=pace, progress=waiters.checking(context.progress), operation=PREPARATION)
         catalogue = Catalogue(context, bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
-        contents.check_all_reach(context, name, version, catalogue, named_bases)
-        changes = [Change(context, base, version, catalogue, Policy()) for base in named_bases]
+        declared_bases.check_all_reach(context, name, version, catalogue, named_bases)
+        changes = [Convergence(context, base, version, catalogue, ContainerPolicy()) for base in named_bases]
         results = [_prepare(change, waiters) for change in changes]
         first = next((result for result in results if result["needed"]), results[0])
         return {**first, "changed": any(result["changed"] for result in results)}
@@ -106,9 +106,9 @@ class _Waiters:
         return report
 
 
-def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
+def _prepare(change: Convergence, waiters: _Waiters) -> dict[str, Any]:
     context, base = change.context, change.base
-    swap.drop_unfinished(context, base.store)
+    swap.delete_unfinished(context, base.store)
     record = base.store.read() or bases.initial_record(context.engine, base)
     if change.version != record.live.version and (hold := ops_hold.blocking_hold(base, change.version)):
         return _result(change, record, record.live, hold=hold)
@@ -131,7 +131,7 @@ def _prepare(change: Change, waiters: _Waiters) -> dict[str, Any]:
 
 
 def _result(
-    change: Change,
+    change: Convergence,
     record: Record,
     generation: Generation,
     plan: Plan | None = None,

@@ -2,7 +2,7 @@
 Preview: what a converge would do, also after other converges of the same run.
 
 Bases of a nest change one after the other, and each change can change the bases above. Therefore the plan of a base
-foresees the earlier changes of the run: it changes the records in memory as these would.
+simulates the earlier changes of the run: it changes the records in memory as these would.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from ..context import Context
 from ..engine.base import Engine
 from ..errors import BaseimgError
-from ..model.containers.policy import Policy
+from ..model.containers.policy import ContainerPolicy
 from ..model.policy import order as model_order
 from ..model.policy.order import Step
 from ..model.policy.pillar import Source
@@ -28,14 +28,14 @@ from . import (
     aliases,
     arrivals,
     bases,
-    contents,
     coverage,
+    declared_bases,
     impact,
     live_masking,
     mask_space,
     prune,
     record_repair,
-    required,
+    required_fixes,
     stage,
     swap,
     tamper,
@@ -44,7 +44,7 @@ from . import (
 from . import hold as ops_hold
 from .bases import Base
 from .containers import restart, runner
-from .converge import Change, targets
+from .converge import Convergence, targets
 from .masking import BaseDifference, masking_of
 from .nest import Nest
 from .plan import Catalogue
@@ -65,7 +65,7 @@ class Goal:
     #: True to repair the base.
     repair: bool = False
     #: The policy for its containers.
-    policy: Policy = field(default_factory=Policy)
+    policy: ContainerPolicy = field(default_factory=ContainerPolicy)
     #: The number of contents to keep; ``None`` to delete none.
     keep: int | None = None
 
@@ -83,33 +83,33 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
         The result of ``baseimg.plan``.
     """
     with contextlib.ExitStack() as stack:
-        foreseen: dict[str, Record] = {}
+        simulated: dict[str, Record] = {}
         differences: dict[str, BaseDifference] = {}
         restarted: set[str] = set()
         for before in earlier:
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
-                for preview in previews(context, before, stack, foreseen, differences):
+                for preview in previews(context, before, stack, simulated, differences):
                     preview.check_preconditions()
                     restarted.update(*preview.restarts["batches"])
                     if own := preview.masking.own:
                         differences[preview.base.chain_id] = own
-                    foreseen.update(preview.foresee())
+                    simulated.update(preview.simulate())
         planned_bases, results = [], []
-        for preview in previews(context, goal, stack, foreseen, differences):
+        for preview in previews(context, goal, stack, simulated, differences):
             planned_bases.append(preview.base)
             results.append(preview.result(restarted))
-            foreseen.update(preview.foresee())  # a mask that cannot be made is an error
-        merged = contents.merge(planned_bases, results)
+            simulated.update(preview.simulate())  # a mask that cannot be made is an error
+        merged = declared_bases.merge(planned_bases, results)
         if goal.keep is None:
             return merged
-        return {**merged, "pruned": prune.foresee(context, planned_bases, foreseen, goal.keep)}
+        return {**merged, "pruned": prune.preview_after_change(context, planned_bases, simulated, goal.keep)}
 
 
 def previews(
     context: Context,
     goal: Goal,
     stack: contextlib.ExitStack,
-    foreseen: Mapping[str, Record],
+    simulated: Mapping[str, Record],
     differences: Mapping[str, BaseDifference],
 ) -> Iterator[Preview]:
     """
@@ -119,7 +119,7 @@ def previews(
         context: The context of the operation.
         goal: The declared base.
         stack: Closes the bundles.
-        foreseen: The records that earlier converges of the run would leave, by layer directory.
+        simulated: The records that earlier converges of the run would leave, by layer directory.
         differences: The changes that these converges would make, by chain ID.
 
     Raises:
@@ -128,9 +128,9 @@ def previews(
     runner.check_can_restart(context.engine, goal.policy)
     catalogue = Catalogue(context, goal.bundles, stack)
     named_bases = coverage.find_bases_or_coverage(context, goal.name, goal.version, catalogue, goal.chain_id)
-    contents.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
+    declared_bases.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
     for base in named_bases:
-        yield Preview(context, goal, base, catalogue, foreseen, differences)
+        yield Preview(context, goal, base, catalogue, simulated, differences)
 
 
 def _remove_planned_restarts(result: dict[str, Any], restarted: Collection[str]) -> None:
@@ -163,7 +163,7 @@ def _step(engine: Engine, goal: Goal) -> Step:
 
 
 class Preview:
-    """The converge of one base, on foreseen records."""
+    """The converge of one base, on simulated records."""
 
     def __init__(
         self,
@@ -171,18 +171,18 @@ class Preview:
         goal: Goal,
         base: Base,
         catalogue: Catalogue,
-        foreseen: Mapping[str, Record],
+        simulated: Mapping[str, Record],
         differences: Mapping[str, BaseDifference],
     ) -> None:
         self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
         self._rebuilt = record_repair.rebuild_record(context.engine, base) if goal.repair else None
         self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
-        self.record = copy.deepcopy(foreseen.get(os.path.dirname(base.directory))) or self._on_disk
-        change = Change(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
-        is_real = self.record.current in self._on_disk.generations  # a foreseen mask is sound
+        self.record = copy.deepcopy(simulated.get(os.path.dirname(base.directory))) or self._on_disk
+        change = Convergence(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
+        is_real = self.record.current in self._on_disk.generations  # a simulated mask is sound
         self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
         self._steps = change.plan_from_sound(self.record)
-        self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), foreseen)
+        self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), simulated)
         self._judge = (
             None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
         )
@@ -240,7 +240,7 @@ class Preview:
             stage.check_preconditions(self._context, self.base, self.record, self._steps, self._catalogue, masks)
         if self._judge:
             verdicts.check_verdicts(self._context, self.base, self._judge)
-            required.check_change(self._context, self.base, self._judge, self._judge.images)
+            required_fixes.check_change(self._context, self.base, self._judge, self._judge.images)
         elif self._steps.generation and not self.hold:
             arrivals.check_images(self._context, self._nest, self._steps.generation, save=False)
         if self.is_change and not self.hold:
@@ -262,13 +262,13 @@ class Preview:
             ],
         }
 
-    def foresee(self) -> dict[str, Record]:
+    def simulate(self) -> dict[str, Record]:
         """Change the records in memory as the converge would; return the changed records by layer directory."""
         if self.hold or not self.is_change:
             return {}
-        return self._nest.foresee(self._steps.generation or nests.foresee(self.record, self._foresee_content()))
+        return self._nest.simulate_swap(self._steps.generation or nests.simulate(self.record, self._planned_content()))
 
-    def _foresee_content(self) -> Generation:
+    def _planned_content(self) -> Generation:
         """Return the generation that the bundles of the plan would make."""
         steps, catalogue = self._steps, self._catalogue
         start = steps.start or self.record.pristine

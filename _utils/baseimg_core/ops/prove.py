@@ -48,7 +48,7 @@ def pristine(context: Context, base: Base, record: Record, manifests: Iterable[M
     matches = context.engine.matches_layer_digest(base.chain_id, base.diff_ids[-1], directory)
     if matches is False or (matches is None and any(expected)):
         generation.damaged, generation.damage = True, "it differs from the engine's image"
-        base.store.discard_index(generation)
+        base.store.delete_index(generation)
         raise PristineDamaged(f"the original content of {record.reference} was changed on this node", RECOVERY)
     generation.proof = ENGINE if matches else ASSUMED
     if not generation.view:

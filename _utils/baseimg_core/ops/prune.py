@@ -19,7 +19,7 @@ from ..linux.oserrors import translate_os_errors
 from ..model.policy import validation
 from ..model.store import generations, nests
 from ..model.store.record import Record
-from . import bases, contents, swap
+from . import bases, declared_bases, swap
 from .bases import Base
 from .containers import usage
 
@@ -44,17 +44,17 @@ def prune(context: Context, name: str | None, keep: int, test: bool) -> list[dic
         ``freed``, ``in_use`` (:func:`generations.in_use`), and ``warnings``.
     """
     if name is None and not test:
-        _drop_unfinished(context)
+        _delete_unfinished(context)
     selected = bases.recorded(context.engine) if name is None else bases.locate_all(context.engine, name)
     return [_prune(context, base, keep, test) for base in selected]
 
 
-def _drop_unfinished(context: Context) -> None:
+def _delete_unfinished(context: Context) -> None:
     """Delete the unfinished content of first runs that were killed: they leave no record."""
     for layer in context.engine.layer_homes():
         store = Store(layer)
         if os.path.isdir(store.layout.staging):
-            swap.drop_unfinished(context, store)
+            swap.delete_unfinished(context, store)
 
 
 def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, Any]:
@@ -74,7 +74,9 @@ def pin(context: Context, name: str, version: str, pinned: bool) -> dict[str, An
         NoWayBack: The base has no generation of the version.
     """
     named_bases = bases.locate_all(context.engine, name)
-    results = [done for _base, done in contents.each(named_bases, lambda base: _pin(context, base, version, pinned))]
+    results = [
+        done for _base, done in declared_bases.each(named_bases, lambda base: _pin(context, base, version, pinned))
+    ]
     return {**results[0], "changed": any(done["changed"] for done in results)}
 
 
@@ -116,7 +118,7 @@ def _is_above(record: Record, base: Base) -> bool:
     return len(record.diff_ids) > height and tuple(record.diff_ids[:height]) == base.diff_ids
 
 
-def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, Any]:
+def prune_after_change(context: Context, converged: Sequence[Base], keep: int) -> dict[str, Any]:
     """
     Delete the generations of a converge's bases afterwards, and those of undeclared bases above, which got masks.
 
@@ -139,26 +141,28 @@ def tidy(context: Context, converged: Sequence[Base], keep: int) -> dict[str, An
     return merge(results, warnings)
 
 
-def foresee(context: Context, converged: Sequence[Base], foreseen: Mapping[str, Record], keep: int) -> dict[str, Any]:
+def preview_after_change(
+    context: Context, converged: Sequence[Base], simulated: Mapping[str, Record], keep: int
+) -> dict[str, Any]:
     """
-    Return what :func:`tidy` would do after a change.
+    Return what :func:`prune_after_change` would do after a change.
 
     Args:
         context: The context of the operation.
         converged: The bases of the converge.
-        foreseen: The records that the change would leave, by layer directory.
+        simulated: The records that the change would leave, by layer directory.
         keep: As for :func:`prune`.
     """
     above = _undeclared_above(context, converged)
     return merge(
         [
-            _foresee(context, base, foreseen.get(base.store.layout.layer), keep, masks=base not in above)
+            _preview(context, base, simulated.get(base.store.layout.layer), keep, masks=base not in above)
             for base in (*converged, *above)
         ]
     )
 
 
-def _foresee(context: Context, base: Base, record: Record | None, keep: int, masks: bool) -> dict[str, Any]:
+def _preview(context: Context, base: Base, record: Record | None, keep: int, masks: bool) -> dict[str, Any]:
     """Return a base's result for :func:`merge`; ``record`` is as the change would leave it, ``None`` for no change."""
     try:
         on_disk = base.store.read()
@@ -178,7 +182,7 @@ def _foresee(context: Context, base: Base, record: Record | None, keep: int, mas
 
 def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
     """
-    Return the results of several bases as one; see :func:`tidy`.
+    Return the results of several bases as one; see :func:`prune_after_change`.
 
     Args:
         results: The results of :func:`prune`.
@@ -197,7 +201,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool, masks: bool = Tr
     record = base.store.read()
     if record is None:
         if not test:  # a first run that was killed leaves unfinished content without a record
-            swap.drop_unfinished(context, base.store)
+            swap.delete_unfinished(context, base.store)
         return _nothing_kept(base)
     unused, reasons, held = _choose(context, base, record, keep)
     if test:
@@ -209,7 +213,7 @@ def _prune(context: Context, base: Base, keep: int, test: bool, masks: bool = Tr
         record = base.store.recover() or record
         unused, reasons, held = _choose(context, base, record, keep)
         present = copy.deepcopy(record)
-        freed = _remove(context, base, record, unused, reasons)
+        freed = _delete(context, base, record, unused, reasons)
         removed = [number for number in unused if number not in reasons]
         return _result(context, present, removed, reasons, freed, held, masks)
 
@@ -268,7 +272,7 @@ def _prepared_below(base: Base) -> set[str]:
     return contents
 
 
-def _remove(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
+def _delete(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
     """Mark generations as garbage, recheck their use, delete them; return the bytes freed."""
     if not os.path.exists(base.store.layout.lifetimes):  # swapped by an earlier release: the grace period starts now
         with translate_os_errors(base.store.layout.lifetimes):

@@ -15,7 +15,7 @@ from .bases import Base, pristine_record
 UNKNOWN = "unknown"
 
 
-def heal_record(context: Context, base: Base) -> bool:
+def repair_record(context: Context, base: Base) -> bool:
     """
     Rebuild the record if it does not match the disk. Return True if it was rebuilt.
 
@@ -43,7 +43,7 @@ def heal_record(context: Context, base: Base) -> bool:
 
 
 def rebuild_record(engine: Engine, base: Base) -> Record | None:
-    """Return the record that :func:`heal_record` would write; ``None`` if the existing record matches the disk."""
+    """Return the record that :func:`repair_record` would write; ``None`` if the existing record matches the disk."""
     try:
         record = base.store.read()
         if record is None or record.pristine_state != "missing" or not _recognise(engine, base, record):

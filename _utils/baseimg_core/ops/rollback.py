@@ -7,24 +7,24 @@ from typing import Any
 from ..context import Context
 from ..disk.store.layout import now
 from ..errors import GenerationDamaged, NoWayBack, SignatureMissing
-from ..model.containers.policy import Policy
+from ..model.containers.outcome import RestartOutcome
+from ..model.containers.policy import ContainerPolicy
 from ..model.policy import validation
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, contents, nest_locks, swap, tamper
+from . import bases, declared_bases, nest_locks, swap, tamper
 from . import hold as ops_hold
 from .bases import Base
-from .containers.restart import Outcome
 from .masking import Masking
 from .nest import Nest
 from .plan import Plan, check_pristine
 
-_KEEP = Policy()
+_KEEP = ContainerPolicy()
 
 
 def roll_back(
-    context: Context, name: str, to: str | None = None, policy: Policy = _KEEP, reason: str | None = None
+    context: Context, name: str, to: str | None = None, policy: ContainerPolicy = _KEEP, reason: str | None = None
 ) -> dict[str, Any]:
     """
     Swap an existing generation back in. Without ``to``, a second rollback is a no-op.
@@ -47,13 +47,15 @@ def roll_back(
     context.admit()
     policy = policy.for_rollback()
     named_bases = bases.locate_all(context.engine, name)
-    results = contents.each(named_bases, lambda base: _roll_back(context, base, to, policy, reason))
-    done = contents.merge(*zip(*results, strict=True))
+    results = declared_bases.each(named_bases, lambda base: _roll_back(context, base, to, policy, reason))
+    done = declared_bases.merge(*zip(*results, strict=True))
     holds = [hold for _base, result in results for hold in result["holds"]]
     return {**done, "holds": [hold for number, hold in enumerate(holds) if hold not in holds[:number]]}
 
 
-def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, reason: str | None) -> dict[str, Any]:
+def _roll_back(
+    context: Context, base: Base, to: str | None, policy: ContainerPolicy, reason: str | None
+) -> dict[str, Any]:
     to = to and bases.version_or_pristine(context.engine, base, to)
     swap.start_stopped(context, base, policy)
     audit = tamper.Audit(base)
@@ -62,7 +64,7 @@ def _roll_back(context: Context, base: Base, to: str | None, policy: Policy, rea
         if to not in ("pristine", base.version):
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
         initial = bases.initial_record(context.engine, base)
-        done = swap.result_of(context, base, initial, None, Outcome(policy.mode))
+        done = swap.result_of(context, base, initial, None, RestartOutcome(policy.mode))
         return {**done, "holds": bases.active_holds(base)}
     audits = {base.store.layout.layer: audit}
     nest = Nest(context, base, record, audits=audits)

@@ -14,7 +14,7 @@ from ..disk.bundle.streams import LayerReader
 from ..disk.fixes import delivered
 from ..disk.stack.directories import Stack, copy_label
 from ..disk.store import index, links, space
-from ..disk.store.build import GenerationBuilder
+from ..disk.store.generation_builder import GenerationBuilder
 from ..disk.store.generations import FilledContent
 from ..disk.store.layout import now
 from ..disk.store.steps import MergedSteps
@@ -241,7 +241,7 @@ def discarding(base: Base, record: Record, generation: Generation) -> Iterator[N
         yield
     except BaseException:
         if generation.is_garbage:
-            base.store.abandon(record, generation)
+            base.store.delete(record, generation)
         raise
 
 

@@ -13,20 +13,21 @@ from ..disk.store.layout import TIME_FORMAT, now
 from ..engine.base import Image
 from ..errors import BaseHeld, EngineUnreachable, GateFailed, SpaceExhausted
 from ..linux import probe
-from ..model.containers.policy import Policy
+from ..model.containers.outcome import RestartOutcome
+from ..model.containers.policy import ContainerPolicy
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from . import bases, protected_images, prove
 from . import hold as ops_hold
 from .bases import Base
 from .containers import restart, runner
-from .containers.restart import CompletedSwap, Outcome
+from .containers.restart import CompletedSwap
 from .nest import Nest
 from .plan import Plan
 from .stage import prune_hint
 
 
-def start_stopped(context: Context, base: Base, policy: Policy) -> None:
+def start_stopped(context: Context, base: Base, policy: ContainerPolicy) -> None:
     """
     Start the containers that an interrupted run left stopped, before any other step.
 
@@ -41,7 +42,7 @@ def start_stopped(context: Context, base: Base, policy: Policy) -> None:
             restart.recover(context, base)
 
 
-def drop_unfinished(context: Context, store: Store) -> None:
+def delete_unfinished(context: Context, store: Store) -> None:
     """Delete the unfinished content of an interrupted operation, so that it does not count as used space."""
     if os.path.isdir(store.layout.staging):
         with store.lock(context.lock_timeout, context.by, context.operation):
@@ -116,7 +117,12 @@ def previous_after(record: Record, after: Generation, is_repair: bool = False) -
 
 
 def restart_and_report(
-    context: Context, base: Base, record: Record, policy: Policy, swapped: CompletedSwap | None, repaired: bool = False
+    context: Context,
+    base: Base,
+    record: Record,
+    policy: ContainerPolicy,
+    swapped: CompletedSwap | None,
+    repaired: bool = False,
 ) -> dict[str, Any]:
     """
     Restart containers, and return the final result of an operation.
@@ -137,7 +143,7 @@ def restart_and_report(
         GateFailed: A container failed its gate. If it also fails on the old content, the version is held.
     """
     try:
-        result = {**result_of(context, base, record, swapped, Outcome(policy.mode)), "repaired": repaired}
+        result = {**result_of(context, base, record, swapped, RestartOutcome(policy.mode)), "repaired": repaired}
     except EngineUnreachable as exc:  # the engine stopped after the base was located; the swap needs no engine
         if swapped is None:
             raise
@@ -157,7 +163,7 @@ def restart_and_report(
 
 
 def result_of(
-    context: Context, base: Base, record: Record, swapped: CompletedSwap | None, restarted: Outcome
+    context: Context, base: Base, record: Record, swapped: CompletedSwap | None, restarted: RestartOutcome
 ) -> dict[str, Any]:
     """
     Return the result of an operation that changes a base.
@@ -192,7 +198,7 @@ def result_of(
 
 
 def held_result(
-    context: Context, base: Base, record: Record, policy: Policy, hold: Hold, action: str = "converge"
+    context: Context, base: Base, record: Record, policy: ContainerPolicy, hold: Hold, action: str = "converge"
 ) -> dict[str, Any]:
     """
     Return the result of a converge that a hold blocked: no change.
@@ -213,7 +219,7 @@ def held_result(
     """
     if action != "converge":
         raise BaseHeld(f"{base.reference}: {hold}")
-    result = result_of(context, base, record, None, Outcome(policy.mode))
+    result = result_of(context, base, record, None, RestartOutcome(policy.mode))
     counts = dict.fromkeys(("added", "modified", "removed"), 0)
     planned: dict[str, Any] = {"bundles": [], "changes": counts, "impact": None}
     return {**planned, **result, "held": str(hold), "restart": {**result["restart"], "batches": []}}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..context import Context
 from ..disk.store import index
-from ..disk.store.index import Comparison, Finding
+from ..disk.store.index import Comparison, IndexDifference
 from ..errors import RecordInvalid
 from ..model.store.record import Generation, Record
 from .bases import Base
@@ -151,7 +151,7 @@ def detect(context: Context, base: Base, audit: Audit) -> bool:
     return damaged
 
 
-def sharers(base: Base, record: Record, number: int, findings: Iterable[Finding]) -> set[int]:
+def sharers(base: Base, record: Record, number: int, findings: Iterable[IndexDifference]) -> set[int]:
     """
     Return the generations that share a changed file with generation ``number``.
 

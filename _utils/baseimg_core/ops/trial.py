@@ -57,7 +57,7 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
             outcome, failure = trials.run(context, base, record, generation, tried, requested)
         finally:
             if generation.number not in known:
-                base.store.abandon(record, generation)
+                base.store.delete(record, generation)
     return {
         "base": base.reference,
         "version": version,

@@ -23,6 +23,7 @@ from ..model.containers.trial import Trial, selects
 from ..model.impact import config as configs
 from ..model.impact import overrides
 from ..model.impact.evidence import Evidence, finding
+from ..model.impact.image_judgement import ImageJudgement
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
 from ..model.impact.path_class import IGNORED, PathClass
 from ..model.impact.verdict import Reason, Verdict, ranked, worst
@@ -34,7 +35,6 @@ from ..model.stack import overlay
 from ..model.store.record import Record
 from . import bases
 from .bases import Base
-from .judgement import Judgement
 from .nest import Nest
 from .plan import Catalogue, Plan, check_device
 
@@ -140,9 +140,9 @@ class ImageJudge:
         self._change = BaseChange(pristine, changes.new, changes.expected, changes.config or {}, layers)
         self._judge = Judge(self._change, base_config)
         self._installed: dict[str, set[str] | None] = {}
-        self._shadowed: dict[tuple[str, ...], Judgement] = {}
-        self._images: dict[str, Judgement] = {}
-        self._containers: dict[str, Judgement] = {}
+        self._shadowed: dict[tuple[str, ...], ImageJudgement] = {}
+        self._images: dict[str, ImageJudgement] = {}
+        self._containers: dict[str, ImageJudgement] = {}
 
     @classmethod
     def of_base(
@@ -167,7 +167,7 @@ class ImageJudge:
         """The changes that the images are judged for."""
         return self._changes
 
-    def image(self, image: Image) -> Judgement:
+    def image(self, image: Image) -> ImageJudgement:
         """Judge an image with the command that its containers start. Each image is judged once."""
         if image.id not in self._images:
             labels = image.config.get("Labels") or {}
@@ -175,7 +175,7 @@ class ImageJudge:
             self._images[image.id] = self._judged(self._own(image), image.config, (), {}, trials=commands)
         return self._images[image.id]
 
-    def containers(self, containers: Iterable[Container]) -> dict[str, Judgement]:
+    def containers(self, containers: Iterable[Container]) -> dict[str, ImageJudgement]:
         """
         Judge the next start of containers, with their commands, mounts, own files, and what they have loaded, once.
 
@@ -194,7 +194,7 @@ class ImageJudge:
             self._containers[container.id] = judgement
         return {container.id: self._containers[container.id] for container in on_base}
 
-    def evidence(self, images: Mapping[str, Judgement], containers: Iterable[Container]) -> Evidence:
+    def evidence(self, images: Mapping[str, ImageJudgement], containers: Iterable[Container]) -> Evidence:
         """Return the findings on images, by ID, and on containers."""
         packages: dict[str, str] = {}
         if changed := self._changes.packages:
@@ -206,7 +206,7 @@ class ImageJudge:
             {key: finding(own.verdict, own.reasons, packages) for key, own in self.containers(containers).items()},
         )
 
-    def _container(self, container: Container, image: Image, mapped: Collection[bytes]) -> Judgement:
+    def _container(self, container: Container, image: Image, mapped: Collection[bytes]) -> ImageJudgement:
         own = (container.upper, *self._own(image)) if container.upper else self._own(image)
         return self._judged(own, container.config or image.config, container.arguments, container.volumes, mapped)
 
@@ -269,7 +269,7 @@ class ImageJudge:
         volumes: Mapping[str, str],
         mapped: Collection[bytes] = (),
         trials: Sequence[Sequence[str]] = (),
-    ) -> Judgement:
+    ) -> ImageJudgement:
         try:
             shadowed = self._shadows(own)
             reasons = self._judge.reasons(own, config, arguments, volumes, mapped, trials)
@@ -277,7 +277,7 @@ class ImageJudge:
             reasons += self._packages_below({**dict.fromkeys(configs.parse(config).volumes, ""), **volumes})
         except LayerUnsupported as exc:
             reason = Reason(Verdict.NOT_CHECKED, "unreadable", "layers", exc.message)
-            return Judgement(Verdict.NOT_CHECKED, [reason], {}, [], [exc.message])
+            return ImageJudgement(Verdict.NOT_CHECKED, [reason], {}, [], [exc.message])
         verdict = worst([shadowed.verdict, *(reason.verdict for reason in reasons)])
         return replace(shadowed, verdict=verdict, reasons=ranked(reasons))
 
@@ -302,14 +302,14 @@ class ImageJudge:
                 text = f"does not arrive at {_paths(below)}: a volume is mounted there"
                 yield Reason(Verdict.PARTLY, "volume", package, text)
 
-    def _shadows(self, own: tuple[str, ...]) -> Judgement:
+    def _shadows(self, own: tuple[str, ...]) -> ImageJudgement:
         if own not in self._shadowed:
             expected = self._changes.expected
             shadowed = overrides.shadowed_paths(expected, self._scanner.stack(own))
             counts = dict.fromkeys(PathClass, 0)
             for shadow in shadowed:
                 counts[shadow.path_class] += 1
-            self._shadowed[own] = Judgement(
+            self._shadowed[own] = ImageJudgement(
                 verdict=overrides.verdict(expected, shadowed),
                 reasons=(),
                 covered={name.plural: [count, expected.totals[name]] for name, count in counts.items() if count},
@@ -350,7 +350,7 @@ def _paths(paths: Sequence[bytes]) -> str:
     return ", ".join(overlay.path_text(path) for path in paths[:_EXAMPLES]) + more
 
 
-def counts(judgements: Iterable[Judgement]) -> dict[str, int]:
+def counts(judgements: Iterable[ImageJudgement]) -> dict[str, int]:
     """Return the number of judgements by verdict, worst first."""
     totals = {verdict.value: 0 for verdict in Verdict}
     for judgement in judgements:

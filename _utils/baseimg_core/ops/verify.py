@@ -8,7 +8,7 @@ from typing import Any
 
 from ..disk.stack.compare import compare as compare_stacks
 from ..disk.stack.directories import Stack
-from ..disk.store.index import Comparison, Finding
+from ..disk.store.index import Comparison, IndexDifference
 from ..disk.store.layout import siblings
 from ..disk.store.lock import VERIFY
 from ..disk.store.observe import observe
@@ -28,7 +28,7 @@ class _Result:
     #: The record of the base.
     record: Record
     #: The differences of the live content.
-    findings: list[Finding]
+    findings: list[IndexDifference]
     #: Numbers of other generations that share a changed file.
     shared: set[int]
     #: ``proven``, ``damaged``, ``unproven``, ``missing`` or ``not checked``.
@@ -101,12 +101,12 @@ def _verify(engine: Engine, base: Base, record: Record, deep: bool) -> _Result:
     return result
 
 
-def _show_through(base: Base, record: Record) -> list[Finding]:
+def _show_through(base: Base, record: Record) -> list[IndexDifference]:
     """Return the paths at which the live content below shows through a mask."""
     live = base.store.path(record, record.current)
     expected, actual = Stack([live, *bases.pristine_lower(base)]), Stack([live, *base.lower])
     changes = compare_stacks(expected, actual, contents=True, siblings=siblings)
-    return [Finding(change.path, "below", change.what) for change in changes]
+    return [IndexDifference(change.path, "below", change.what) for change in changes]
 
 
 def _pristine(engine: Engine, base: Base, record: Record, result: _Result, deep: bool) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..disk.bundle import frame
 from ..disk.bundle.reader import MANIFEST_TYPE, Descriptor
-from ..model.impact.attached import Attachment
+from ..model.impact.judgement import Attachment
 from ..model.policy import reference
 from ..model.stack import ids
 

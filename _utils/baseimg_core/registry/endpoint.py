@@ -42,7 +42,7 @@ _HOSTS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.do
 _RETRY = urllib3.Retry(total=5, connect=0, read=0, status=0, other=0, redirect=5, raise_on_status=False)
 
 
-class NotFound(Exception):
+class ContentNotFound(Exception):
     """The registry does not have the manifest or the blob."""
 
 
@@ -224,7 +224,7 @@ class Endpoint:
         if response.status in (401, 403):
             return RegistryDenied(f"{status}, {(self._credentials or auth.credentials(self.host)).account}")
         if response.status == 404:
-            return NotFound(status)
+            return ContentNotFound(status)
         if response.status in _AGAIN:
             retry_after = response.headers.get("Retry-After", "")
             return Transient(status, min(int(retry_after), _MAX_WAIT) if retry_after.isdigit() else 0)

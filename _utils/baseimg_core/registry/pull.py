@@ -32,7 +32,7 @@ from ..linux.files import make_directories, open_private, save, unlink_if_exists
 from ..linux.oserrors import translate_os_errors
 from ..linux.pace import Pace
 from ..model import signature as model_signature
-from ..model.impact import attached
+from ..model.impact import judgement
 from ..model.policy import reference
 from ..model.policy.pillar import JUDGEMENT_SUFFIX, SIGNATURE_SUFFIX, Registry
 from ..model.policy.reference import Reference
@@ -186,9 +186,9 @@ class BundleCache:
             unlink_if_exists(path)
             raise BundleUnavailable(f"{place} has no attached judgement", "run baseimg judge --attach")
         blob = artifact.blob_of_type(image, artifact.JUDGEMENT_TYPE)
-        if blob is None or blob.size > attached.MAX_SIZE:
+        if blob is None or blob.size > judgement.MAX_SIZE:
             raise BundleInvalid(f"the judgement of {place} was not attached by baseimg judge")
-        self._save(place, blob, attached.MAX_SIZE, path)
+        self._save(place, blob, judgement.MAX_SIZE, path)
         return path
 
     def _judgement_signature(self, place: Reference) -> str:

@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import urlencode, urljoin
 
-from ..disk.bundle import attached, frame
+from ..disk.bundle import frame, judgement
 from ..disk.bundle import signature as bundle_signature
 from ..disk.bundle.reader import MANIFEST_TYPE, Bundle, Descriptor
 from ..errors import BundleInvalid, BundleUnavailable, SignatureMissing
 from ..linux.files import CHUNK
-from ..model.impact.attached import Attachment
+from ..model.impact.judgement import Attachment
 from ..model.policy import reference
 from ..model.policy.pillar import SIGNATURE_SUFFIX, Registry
 from ..model.policy.reference import Reference
 from ..progress import Progress
 from . import artifact
 from .artifact import Artifact
-from .endpoint import Endpoint, NotFound
+from .endpoint import ContentNotFound, Endpoint
 from .repository import Repository
 
 
@@ -64,7 +64,7 @@ def _push(path: str, place: Reference, repository: Repository, test: bool, progr
     with Bundle.open(path) as bundle:
         _check(bundle)
         with contextlib.suppress(FileNotFoundError):
-            artifacts.append(artifact.of_judgement(attached.read(path, bundle.digest)))
+            artifacts.append(artifact.of_judgement(judgement.read(path, bundle.digest)))
         image = bundle.image
         changed = repository.manifest(place.tag) != image
         if changed and not test:
@@ -154,7 +154,7 @@ def _upload(repository: Repository, blob: Descriptor, opened: Callable[[], Binar
         try:
             endpoint.request("HEAD", f"{repository.path}/blobs/{blob.digest}").close()
             return
-        except NotFound:
+        except ContentNotFound:
             pass
         begun = endpoint.request("POST", f"{repository.path}/blobs/uploads/", body=b"", ok=(202,))
         url = urljoin(endpoint.url(repository.path), begun.headers.get("Location", ""))
@@ -178,7 +178,7 @@ def _push_manifest(repository: Repository, tag: str, image: bytes) -> None:
 def _require_accepted(repository: Repository, what: str, job: Callable[[Endpoint], None]) -> None:
     try:
         repository.with_retries(what, job)
-    except NotFound as exc:
+    except ContentNotFound as exc:
         raise BundleUnavailable(f"the registry refuses the push: {exc}", "check the registry and the name") from None
 
 

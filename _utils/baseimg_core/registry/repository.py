@@ -19,7 +19,7 @@ from ..linux.files import CHUNK
 from ..model.policy.pillar import Registry
 from ..model.policy.reference import Reference
 from ..model.stack import ids
-from .endpoint import Endpoint, NotFound, Transient, host_of
+from .endpoint import ContentNotFound, Endpoint, Transient, host_of
 
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 _DOWNLOAD_SECONDS = 2 * 60 * 60  # limit for one blob, retries included
@@ -81,7 +81,7 @@ class Repository:
 
         try:
             return self.with_retries(f"the manifest of {name}", job)
-        except NotFound:
+        except ContentNotFound:
             return None
 
     def fetch_bytes(self, blob: Descriptor, limit: int = MAX_JSON) -> bytes:
@@ -109,7 +109,8 @@ class Repository:
         """
         Run ``job`` against the mirrors, then the registry, until it succeeds.
 
-        A mirror with a network error is not used again. The registry's own answer is final, :class:`NotFound` included.
+        A mirror with a network error is not used again. The registry's own answer is final, also
+        :class:`ContentNotFound`.
 
         Args:
             what: The object of the request, for messages.
@@ -127,7 +128,7 @@ class Repository:
             for mirror in list(self._mirrors):
                 try:
                     return job(mirror)
-                except (NotFound, RegistryDenied):
+                except (ContentNotFound, RegistryDenied):
                     continue  # this mirror may still have other blobs
                 except (Transient, BaseimgError):
                     self._mirrors.remove(mirror)
@@ -146,7 +147,7 @@ class Repository:
     def _require(self, digest: str, job: Callable[[Endpoint], T]) -> T:
         try:
             return self.with_retries(f"the blob {digest}", job)
-        except NotFound as exc:
+        except ContentNotFound as exc:
             raise BundleUnavailable(
                 f"{self._display_name} does not have the blob {digest}: {exc}", "push the bundle again"
             ) from None

@@ -23,7 +23,7 @@ WORDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class NodeGroup:
     """Nodes of the same kind and version."""
 
     #: A key of ``WORDS``.
@@ -34,7 +34,7 @@ class Group:
     nodes: Sequence[str]
 
 
-def groups(base: Mapping[str, Any]) -> list[Group]:
+def groups(base: Mapping[str, Any]) -> list[NodeGroup]:
     """Group a base's nodes by version and kind, in the order of its versions."""
     result = []
     for version, nodes in base["versions"].items():
@@ -42,7 +42,7 @@ def groups(base: Mapping[str, Any]) -> list[Group]:
         for node in nodes:
             kind = DRIFTED if node in base["drifted"] else BEHIND if node in base["behind"] else CURRENT
             kinds[kind].append(node)
-        result += [Group(kind, version, members) for kind, members in kinds.items() if members]
+        result += [NodeGroup(kind, version, members) for kind, members in kinds.items() if members]
     return result
 
 
@@ -56,10 +56,10 @@ def up_to_date(fleet: Mapping[str, Any]) -> set[str]:
     return nodes - others
 
 
-def silent(fleet: Mapping[str, Any]) -> list[Group]:
+def silent(fleet: Mapping[str, Any]) -> list[NodeGroup]:
     """Group the nodes without a valid answer."""
     kinds = {FAILED: list(fleet["failed"]), UNREACHABLE: fleet["unreachable"]}
-    return [Group(kind, "", nodes) for kind, nodes in kinds.items() if nodes]
+    return [NodeGroup(kind, "", nodes) for kind, nodes in kinds.items() if nodes]
 
 
 @dataclass(slots=True)
@@ -181,7 +181,7 @@ def seconds(at: object) -> float | None:
 
 
 @dataclass(slots=True)
-class Image:
+class ImageImpact:
     """The impact of a new base on an image, as reported by the queried nodes."""
 
     #: The image's reference.
@@ -197,14 +197,14 @@ class Image:
 _VERDICTS = tuple(verdict.value for verdict in Verdict)
 
 
-def images(impacts: Sequence[Mapping[str, Any]]) -> list[Image]:
+def images(impacts: Sequence[Mapping[str, Any]]) -> list[ImageImpact]:
     """Return images, the worst verdict first. An image has one item for each different result."""
-    by_result: dict[tuple[str, ...], Image] = {}
+    by_result: dict[tuple[str, ...], ImageImpact] = {}
     for answer in impacts:
         for item in answer["impact"].get("images", ()):
             verdict = str(item.get("verdict", ""))
             if verdict:
                 key = (item["image"], verdict, str(item.get("covered")), str(item.get("reasons")))
-                by_result.setdefault(key, Image(item["image"], verdict, item)).nodes.append(answer["node"])
+                by_result.setdefault(key, ImageImpact(item["image"], verdict, item)).nodes.append(answer["node"])
     order = {verdict: at for at, verdict in enumerate(_VERDICTS)}
     return sorted(by_result.values(), key=lambda image: (order.get(image.verdict, len(order)), natural(image.name)))

@@ -111,7 +111,7 @@ def impact(impacts: Sequence[Mapping[str, Any]]) -> Markup:
     )
 
 
-def _image(image: data.Image) -> dict[str, Any]:
+def _image(image: data.ImageImpact) -> dict[str, Any]:
     """Return a row of the table of images: reasons, counts of covered files, their paths, and warnings."""
     style, sign = _MARKS.get(image.verdict, ("", "?"))
     item = image.item

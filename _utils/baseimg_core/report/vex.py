@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ArgumentInvalid
-from ..model.fixes.products import Package, Product, Statement, Statements
+from ..model.fixes.products import FixedPackage, Product, Statement, Statements
 from . import purl
 
 CONTEXT = "https://openvex.dev/ns/v0.2.0"
@@ -96,7 +96,9 @@ def _with_id(statement: dict[str, Any], document_id: str) -> dict[str, Any]:
 
 def _statements(stated: Statements, silent: Mapping[str, str]) -> list[dict[str, Any]]:
     grouped: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    products: dict[tuple[Product, frozenset[Package]], dict[str, Any]] = {}  # one object for equal ones: there are many
+    products: dict[
+        tuple[Product, frozenset[FixedPackage]], dict[str, Any]
+    ] = {}  # one object for equal ones: there are many
     for advisory, by_product in sorted(stated.items()):
         for product, statement in by_product.items():
             said = {"vulnerability": {"name": advisory}, **_status(statement, silent)}
@@ -123,7 +125,7 @@ def _status(statement: Statement, silent: Mapping[str, str]) -> dict[str, Any]:
     return {"status": NOT_AFFECTED, "impact_statement": text}
 
 
-def _product(product: Product, packages: frozenset[Package]) -> dict[str, Any]:
+def _product(product: Product, packages: frozenset[FixedPackage]) -> dict[str, Any]:
     url = _image_url(product)
     urls = sorted({each for package in packages for each in _package_urls(package)})
     hashes = {"sha-256": product.digest.removeprefix("sha256:")} if product.digest.startswith("sha256:") else {}
@@ -141,7 +143,7 @@ def _image_url(product: Product) -> str:
 
 
 @functools.lru_cache(_CACHED)
-def _package_urls(package: Package) -> tuple[str, ...]:
+def _package_urls(package: FixedPackage) -> tuple[str, ...]:
     """Return the URLs by which scanners know a package: Trivy has the epoch of each manager as a qualifier."""
     url = purl.of_package(package.manager, {"id": package.distro}, package.name, package.version)
     epoch, colon, version = (url.version or "").partition(":")

@@ -12,7 +12,7 @@ from ..model.rollout import fleet, forecast, shapes
 from ..model.rollout.answers import AnswerInvalid
 from ..model.rollout.record import Rollout
 from .discovery import Discovery, alike
-from .jobs import Answer
+from .jobs import NodeAnswer
 from .node_ops import PREFLIGHT
 from .recorder import timestamp
 
@@ -82,7 +82,7 @@ def _environment(rollout: Rollout) -> dict[str, str]:
     return {"saltenv": rollout.parsed_policy.saltenv} if rollout.parsed_policy.saltenv else {}
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: NodeAnswer) -> str:
     return f"[{answer.code}] {answer.message}"
 
 

@@ -23,7 +23,7 @@ from .driver import Driver
 from .errors import MasterUnsuitable, RolloutBusy, RolloutEmpty, RolloutUnknown
 from .jobs import Jobs
 from .recorder import now
-from .store import Store
+from .store import RolloutStore
 from .transport import SaltTransport
 from .window_clock import zone
 
@@ -48,7 +48,7 @@ class Rollouts:
         by: the user who runs the command.
     """
 
-    def __init__(self, transport: SaltTransport, store: Store, gather: float, by: str) -> None:
+    def __init__(self, transport: SaltTransport, store: RolloutStore, gather: float, by: str) -> None:
         self._transport, self._store, self._by = transport, store, by
         self._jobs = Jobs(transport, gather)
 

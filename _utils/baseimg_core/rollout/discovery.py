@@ -18,11 +18,11 @@ from ..model.rollout import record as rollout_record
 from ..model.rollout import waves as rollout_waves
 from ..model.rollout.answers import AnswerInvalid, ContainerState, PlanAnswer, StatusAnswer
 from ..model.rollout.fleet import first_names, natural
-from ..model.rollout.policy import Group, Policy
+from ..model.rollout.policy import FailureDomain, RolloutPolicy
 from ..model.rollout.record import AT_VERSION, FAILED, PENDING, SKIPPED, UNREACHABLE, UPDATED, Rollout, WaveRecord
 from ..model.rollout.targets import Target
 from .errors import RolloutEmpty
-from .jobs import SILENT, Answer, Jobs
+from .jobs import SILENT, Jobs, NodeAnswer
 from .recorder import now
 from .transport import SaltTransport
 
@@ -100,10 +100,10 @@ class Discovery:
 
     def _query_bases(
         self, function: str, names: Iterable[str], arguments: Mapping[str, Any]
-    ) -> dict[str, dict[str, Answer]]:
+    ) -> dict[str, dict[str, NodeAnswer]]:
         """Query each base of each node; return the outcomes by node and base."""
         by_argument: dict[str, list[tuple[str, str]]] = {}
-        outcomes: dict[str, dict[str, Answer]] = {name: {} for name in names}
+        outcomes: dict[str, dict[str, NodeAnswer]] = {name: {} for name in names}
         for name in outcomes:
             for base, declared in self._rollout.declarations(self._rollout.nodes[name]):
                 by_argument.setdefault(declared["chain_id"] or base, []).append((name, base))
@@ -198,7 +198,7 @@ class Discovery:
             if answer.data is not None:
                 self._rollout.update(name, group=printable(answer.data, 100))
 
-    def query(self, function: str, names: Iterable[str], arguments: Mapping[str, Any]) -> dict[str, Answer]:
+    def query(self, function: str, names: Iterable[str], arguments: Mapping[str, Any]) -> dict[str, NodeAnswer]:
         """
         Call a function on nodes, and wait for every outcome.
 
@@ -212,7 +212,7 @@ class Discovery:
         """
         return self._jobs.ask_all(function, sorted(names), arguments, ASK_SECONDS)
 
-    def _read(self, name: str, answer: Answer, reader: Any) -> Any:
+    def _read(self, name: str, answer: NodeAnswer, reader: Any) -> Any:
         """Return a valid answer. Otherwise mark the node as failed or unreachable, and return ``None``."""
         if answer.data is None:
             fail(self._rollout, name, answer)
@@ -234,7 +234,7 @@ class Discovery:
                 fail(self._rollout, name, answer, message)
         return refreshed
 
-    def _compare(self, name: str, outcomes: Mapping[str, Answer]) -> None:
+    def _compare(self, name: str, outcomes: Mapping[str, NodeAnswer]) -> None:
         """Record a node's live version. Absent bases are left out if that is acceptable; without any, skip the node."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         statuses, present, absent = dict[str, StatusAnswer](), list[dict[str, Any]](), ""
@@ -321,11 +321,11 @@ def _group_waves(rollout: Rollout) -> list[dict[str, str]]:
     return [{"group": group} for group in sorted(groups - {""}, key=natural)]
 
 
-def _targets(rules: Policy) -> list[Target]:
+def _targets(rules: RolloutPolicy) -> list[Target]:
     return [wave.who for wave in rules.waves if isinstance(wave.who, Target)]
 
 
-def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]]) -> None:
+def _divide(rollout: Rollout, rules: RolloutPolicy, matched: Mapping[Target, set[str]]) -> None:
     """Make the waves, and assign nodes to them. Raises :class:`RolloutEmpty` if a wave matches no node."""
     rollout.waves += [WaveRecord(wave.name, wave.threshold) for wave in rules.waves]
     busy = [name for name, node in rollout.nodes.items() if node.state not in rollout_record.LEFT_OUT]
@@ -333,7 +333,9 @@ def _divide(rollout: Rollout, rules: Policy, matched: Mapping[Target, set[str]])
     for wave in rules.waves:
         if isinstance(wave.who, Target) and not members & matched[wave.who]:
             raise RolloutEmpty(f"the wave {wave.name!r} ({wave.who.tgt}) matches no node of the rollout")
-        if isinstance(wave.who, Group) and not any(rollout.nodes[name].group == wave.who.name for name in members):
+        if isinstance(wave.who, FailureDomain) and not any(
+            rollout.nodes[name].group == wave.who.name for name in members
+        ):
             raise RolloutEmpty(f"no node of the rollout is in the group of the wave {wave.name!r}")
     groups = {name: rollout.nodes[name].group for name in busy}
     for index, names in enumerate(rollout_waves.assign(rules, busy, matched, groups)):
@@ -417,7 +419,7 @@ def _joined(declarations: list[dict[str, Any]]) -> dict[str, Any]:
     return {**first, "also": also} if also else first
 
 
-def fail(rollout: Rollout, name: str, answer: Answer, message: str = "") -> None:
+def fail(rollout: Rollout, name: str, answer: NodeAnswer, message: str = "") -> None:
     """
     Record a node's failure.
 

@@ -27,7 +27,7 @@ from .gates import Gates
 from .jobs import Jobs
 from .node_ops import TICK, JobBatcher, NodeOperations
 from .recorder import Recorder, now
-from .store import Store
+from .store import RolloutStore
 from .transport import SaltTransport
 from .window_clock import WindowClock
 
@@ -58,7 +58,7 @@ class Driver:
         by: the user who runs the command.
     """
 
-    def __init__(self, transport: SaltTransport, jobs: Jobs, store: Store, rollout: Rollout, by: str) -> None:
+    def __init__(self, transport: SaltTransport, jobs: Jobs, store: RolloutStore, rollout: Rollout, by: str) -> None:
         self._rollout, self._by = rollout, by
         self._recorder = Recorder(transport, store, rollout)
         self._nodes = NodeOperations(transport, jobs, self._recorder)

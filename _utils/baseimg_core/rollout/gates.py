@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from .. import http_get
 from ..display import printable
-from ..model.rollout.gates import Gate
+from ..model.rollout.gates import ServiceGate
 from ..model.rollout.targets import Target
 from .jobs import Jobs
 
@@ -25,7 +25,7 @@ class Gates:
         gates: the declared gates.
     """
 
-    def __init__(self, jobs: Jobs, match: Callable[[Target], set[str]], gates: tuple[Gate, ...]) -> None:
+    def __init__(self, jobs: Jobs, match: Callable[[Target], set[str]], gates: tuple[ServiceGate, ...]) -> None:
         self._jobs, self._match, self._gates = jobs, match, gates
 
     def __bool__(self) -> bool:
@@ -39,7 +39,7 @@ class Gates:
                 return printable(f"gate {gate.kind} {gate.subject}: {reason}")
         return ""
 
-    def _check_function(self, gate: Gate) -> str:
+    def _check_function(self, gate: ServiceGate) -> str:
         nodes = sorted(self._match(gate.target)) if gate.target else []
         if not nodes:
             return "its target matches no minion"
@@ -52,7 +52,7 @@ class Gates:
         return ""
 
 
-def _check_url(gate: Gate) -> str:
+def _check_url(gate: ServiceGate) -> str:
     try:
         response = http_get.get(gate.subject, gate.timeout, _LARGEST)
     except http_get.Unanswered as exc:
@@ -63,7 +63,7 @@ def _check_url(gate: Gate) -> str:
     return "" if _matches(gate, text) else f"the response does not match {gate.match!r}"
 
 
-def _check_command(gate: Gate) -> str:
+def _check_command(gate: ServiceGate) -> str:
     """Run a shell command on the master; the gate passes if the command exits with 0."""
     try:
         process = subprocess.run(
@@ -77,5 +77,5 @@ def _check_command(gate: Gate) -> str:
     return "" if _matches(gate, output) else f"the output does not match {gate.match!r}"
 
 
-def _matches(gate: Gate, text: str) -> bool:
+def _matches(gate: ServiceGate, text: str) -> bool:
     return re.search(gate.match, text) is not None

@@ -26,7 +26,7 @@ _REREAD = 0.05  # seconds between two reads of the cache during that time
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NodeAnswer:
     """The outcome of a job on a node."""
 
     #: Name of the minion.
@@ -79,7 +79,7 @@ class Jobs:
         self._transport, self._gather = transport, gather
         self._open: dict[str, _Job] = {}
         self._given_up: dict[str, _Job] = {}
-        self._kept: list[Answer] = []
+        self._kept: list[NodeAnswer] = []
         self._due: list[tuple[float, str]] = []  # heap of (time, node); a job may be due later than its entry
         self._announced: dict[tuple[str, str], float] = {}  # (job, node) -> when to stop reading the cache for it
         self._reread = 0.0
@@ -122,7 +122,7 @@ class Jobs:
         """Return True if the outcome of any node is open."""
         return bool(self._open)
 
-    def poll(self, wait: float) -> list[Answer]:
+    def poll(self, wait: float) -> list[NodeAnswer]:
         """Return new outcomes; block for up to ``wait`` seconds if there are none."""
         answers, self._kept = self._kept, []
         event = self._transport.event(0 if answers else self._pause(wait))
@@ -131,7 +131,7 @@ class Jobs:
             event = self._transport.event(0)
         return [*answers, *self._read_announced(), *self._check_overdue()]
 
-    def late(self) -> list[Answer]:
+    def late(self) -> list[NodeAnswer]:
         """Return late outcomes: of nodes that were given up, and whose return has reached the job cache."""
         nodes: dict[str, list[str]] = {}
         for node, job in self._given_up.items():
@@ -140,7 +140,7 @@ class Jobs:
 
     def ask_all(
         self, function: str, nodes: Sequence[str], named: Mapping[str, Any], timeout: float
-    ) -> dict[str, Answer]:
+    ) -> dict[str, NodeAnswer]:
         """
         Send a query and wait for every node's outcome; no other job may be in progress.
 
@@ -155,8 +155,8 @@ class Jobs:
         """
         if nodes:
             self.start(function, nodes, named, timeout, self._transport.new_jid())
-        answers: dict[str, Answer] = {}
-        others: list[Answer] = []
+        answers: dict[str, NodeAnswer] = {}
+        others: list[NodeAnswer] = []
         repeated: set[str] = set()
         while self._open:
             for answer in self.poll(_TICK):
@@ -179,7 +179,7 @@ class Jobs:
             self._announced.setdefault((jid, node), time.monotonic() + _WRITTEN)
             self._reread = 0.0
 
-    def _read_announced(self) -> list[Answer]:
+    def _read_announced(self) -> list[NodeAnswer]:
         """Read the returns that events announced."""
         now = time.monotonic()
         if not self._announced or now < self._reread:
@@ -192,12 +192,12 @@ class Jobs:
         self._announced = {key: until for key, until in self._announced.items() if until > now}
         return answers
 
-    def _read(self, jid: str, nodes: Sequence[str]) -> list[Answer]:
+    def _read(self, jid: str, nodes: Sequence[str]) -> list[NodeAnswer]:
         """Read a job's returns on these nodes from the job cache."""
         returns = self._transport.returns(jid, nodes)
         return [answer for node in nodes if node in returns for answer in self._on_return(node, jid, returns[node])]
 
-    def _on_return(self, node: str, jid: str, data: Mapping[str, Any]) -> Iterator[Answer]:
+    def _on_return(self, node: str, jid: str, data: Mapping[str, Any]) -> Iterator[NodeAnswer]:
         """Handle a return: yield the outcome of a job, or note the answer to a query."""
         self._announced.pop((jid, node), None)
         for jobs in (self._open, self._given_up):
@@ -236,7 +236,7 @@ class Jobs:
             wait = min(wait, _REREAD)
         return max(min(wait, self._due[0][0] - time.monotonic()), 0.01) if self._due else wait
 
-    def _check_overdue(self) -> Iterator[Answer]:
+    def _check_overdue(self) -> Iterator[NodeAnswer]:
         """Check overdue nodes: read the cache, give up, or send a query. Yield their outcomes."""
         due = self._overdue()
         by_job: dict[str, list[str]] = {}
@@ -283,16 +283,18 @@ class Jobs:
                 job.misses, delay = _MISSES, 0.0
             self._schedule(node, time.monotonic() + delay)
 
-    def _give_up(self, node: str, job: _Job) -> Answer:
+    def _give_up(self, node: str, job: _Job) -> NodeAnswer:
         self._given_up[node] = self._open.pop(node)
         if job.gone and job.misses >= _MISSES:
-            return Answer(node, job.function, LOST, None, LOST, f"job {job.jid} ended there without a result")
+            return NodeAnswer(node, job.function, LOST, None, LOST, f"job {job.jid} ended there without a result")
         if job.misses >= _MISSES:
-            return Answer(node, job.function, SILENT, None, SILENT, f"did not answer and did not return job {job.jid}")
-        return Answer(node, job.function, LATE, None, LATE, f"still runs job {job.jid}")
+            return NodeAnswer(
+                node, job.function, SILENT, None, SILENT, f"did not answer and did not return job {job.jid}"
+            )
+        return NodeAnswer(node, job.function, LATE, None, LATE, f"still runs job {job.jid}")
 
 
-def read_return(node: str, function: str, event: Mapping[str, Any]) -> Answer:
+def read_return(node: str, function: str, event: Mapping[str, Any]) -> NodeAnswer:
     """
     Read a return from the job cache.
 
@@ -306,8 +308,8 @@ def read_return(node: str, function: str, event: Mapping[str, Any]) -> Answer:
     """
     data = event.get("return")
     if data is not None and not event.get("retcode"):
-        return Answer(node, function, RETURNED, data)
+        return NodeAnswer(node, function, RETURNED, data)
     text = str(data).strip()
     match = _CODE.search(text)
     code, message = (match[1], match[2]) if match else ("node-error", text)
-    return Answer(node, function, RETURNED, None, code, printable(message))
+    return NodeAnswer(node, function, RETURNED, None, code, printable(message))

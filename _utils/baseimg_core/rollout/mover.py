@@ -13,7 +13,7 @@ from ..model.rollout import record as rollout_record
 from ..model.rollout.mover import Decision, Declared
 from ..model.rollout.record import Rollout
 from .commands import Rollouts
-from .store import Store
+from .store import RolloutStore
 from .window_clock import WindowClock
 
 # nodes that arrive later join in one wave, behind the waves that have passed
@@ -30,7 +30,7 @@ class Mover:
         places: parts of the policy that apply to every rollout; a declared rollout overrides them.
     """
 
-    def __init__(self, store: Store, declared: Sequence[Declared], places: Sequence[object]) -> None:
+    def __init__(self, store: RolloutStore, declared: Sequence[Declared], places: Sequence[object]) -> None:
         self._store, self._declared, self._places = store, declared, places
 
     def survey(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from . import discovery
 from .discovery import Discovery, alike
 from .hooks import FAILED as HOOK_FAILED
 from .hooks import Hooks
-from .jobs import LOST, RETURNED, Answer, Jobs
+from .jobs import LOST, RETURNED, Jobs, NodeAnswer
 from .recorder import Recorder, now
 from .soak_watch import SoakWatch
 from .transport import SaltTransport
@@ -164,7 +164,7 @@ class NodeOperations:
         if names:
             self._recorder.save()
 
-    def _prepared(self, name: str, answer: Answer) -> None:
+    def _prepared(self, name: str, answer: NodeAnswer) -> None:
         """Record the outcome of a preparation."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         if node.state != PREPARING:  # a late outcome: the rollout has moved on
@@ -250,7 +250,7 @@ class NodeOperations:
         """Return a job's latest start and its rollout, by which the node refuses a stale job."""
         return {"not_after": time.time() + min(self._rules.timeout, START_SECONDS), "rollout": self._rollout.id}
 
-    def _converged(self, name: str, answer: Answer) -> None:
+    def _converged(self, name: str, answer: NodeAnswer) -> None:
         """Record the outcome of an apply."""
         rollout = self._rollout
         rollout.update(name, ended=now())
@@ -267,7 +267,7 @@ class NodeOperations:
         else:
             self._set_updated(name, done.changed, done.outdated)
 
-    def _planned(self, name: str, answer: Answer) -> None:
+    def _planned(self, name: str, answer: NodeAnswer) -> None:
         """Record the plan of a node whose apply was lost."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         rollout.update(name, ended=now())
@@ -365,7 +365,7 @@ class NodeOperations:
                 rollout.update(name, answered=False)
             self._send(_ROLLBACK, group, arguments, "")
 
-    def _rolled_back(self, name: str, answer: Answer) -> None:
+    def _rolled_back(self, name: str, answer: NodeAnswer) -> None:
         """Record the outcome of a rollback."""
         rollout, node = self._rollout, self._rollout.nodes[name]
         rollout.update(name, ended=now())
@@ -382,9 +382,9 @@ class NodeOperations:
 
     # Jobs and outcomes
 
-    def take(self, outcomes: Iterable[Answer]) -> set[str]:
+    def take(self, outcomes: Iterable[NodeAnswer]) -> set[str]:
         """Record outcomes; return the names of their nodes."""
-        readers: dict[str, Callable[[str, Answer], None]] = {
+        readers: dict[str, Callable[[str, NodeAnswer], None]] = {
             _FETCH: self._prepared,
             _PREPARE: self._prepared,
             _CONVERGE: self._converged,
@@ -429,7 +429,7 @@ class NodeOperations:
         self._sent[jid] = time.time()
         self._jobs.start(function, names, arguments, self._rules.timeout, jid)
 
-    def _read(self, name: str, answer: Answer, reader: Any) -> Any:
+    def _read(self, name: str, answer: NodeAnswer, reader: Any) -> Any:
         """Return a valid answer. Otherwise mark the node as failed or unreachable, and return ``None``."""
         if answer.data is None:
             discovery.fail(self._rollout, name, answer)

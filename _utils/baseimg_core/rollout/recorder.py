@@ -9,7 +9,7 @@ from typing import Any
 from ..display import printable
 from ..model.rollout import progress as rollout_progress
 from ..model.rollout.record import Rollout, RolloutNode
-from .store import Store
+from .store import RolloutStore
 from .transport import SaltTransport
 
 _HALT_CHECK = 0.5  # seconds between two checks for a request to halt
@@ -26,7 +26,7 @@ class Recorder:
         rollout: the record.
     """
 
-    def __init__(self, transport: SaltTransport, store: Store, rollout: Rollout) -> None:
+    def __init__(self, transport: SaltTransport, store: RolloutStore, rollout: Rollout) -> None:
         self._transport, self._store, self.rollout = transport, store, rollout
         self._checked, self._halt = float("-inf"), False
         self._step, self._step_began, self._done_before, self._drawn = "", 0.0, 0, float("-inf")
@@ -89,7 +89,7 @@ class Recorder:
         return self.rollout.update(name, state=state, code=code, message=message, failure=f"[{code}] {message}")
 
     def save(self, durable: bool = True) -> None:
-        """Save every change. ``durable`` is needed before a change is acted on (:meth:`Store.save`)."""
+        """Save every change. ``durable`` is needed before a change is acted on (:meth:`RolloutStore.save`)."""
         self._store.save(self.rollout, durable)
 
     def is_halt_requested(self) -> bool:

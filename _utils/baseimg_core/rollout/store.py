@@ -70,7 +70,7 @@ class _Journal:
             self.descriptor = -1
 
 
-class Store:
+class RolloutStore:
     """The records of rollouts on one master."""
 
     def __init__(self, cachedir: str) -> None:

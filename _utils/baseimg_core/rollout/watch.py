@@ -11,13 +11,13 @@ from ..model.rollout.record import Rollout
 from . import summaries
 from .errors import RolloutBusy, RolloutUnknown
 from .screen import Screen
-from .store import Store
+from .store import RolloutStore
 
 INTERVAL = 2.0  # seconds between two reads of the record
 _DISCOVERY = 0.2  # seconds between two checks for the record of a rollout that begins
 
 
-def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:
+def watch(store: RolloutStore, name: str | None, screen: Screen) -> dict[str, Any]:
     """
     Write a rollout's events until it halts or ends, or until no process drives it.
 
@@ -48,7 +48,7 @@ def watch(store: Store, name: str | None, screen: Screen) -> dict[str, Any]:
         rollout = store.read(rollout.id)
 
 
-def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict[str, Any]:
+def attach(store: RolloutStore, base: str, version: str | None, screen: Screen) -> dict[str, Any]:
     """
     Follow the rollout of a base that another process drives, or begins. Never start one.
 
@@ -76,7 +76,7 @@ def attach(store: Store, base: str, version: str | None, screen: Screen) -> dict
     return watch(store, base, screen)
 
 
-def _find(store: Store, name: str | None) -> Rollout:
+def _find(store: RolloutStore, name: str | None) -> Rollout:
     if name is not None:
         return store.find(name)
     if not store.ids():

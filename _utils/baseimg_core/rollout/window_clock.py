@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from ..model.policy import validation
 from ..model.rollout import windows
 from ..model.rollout.fleet import first_names
-from ..model.rollout.policy import Policy
+from ..model.rollout.policy import RolloutPolicy
 
 _CHECK = 1.0  # seconds for which an answer is kept
 
@@ -23,7 +23,7 @@ class WindowClock:
         rules: the rollout's policy.
     """
 
-    def __init__(self, rules: Policy) -> None:
+    def __init__(self, rules: RolloutPolicy) -> None:
         self._rules = rules
         self._checked, self._groups, self._closed = float("-inf"), list[str](), list[str]()
 

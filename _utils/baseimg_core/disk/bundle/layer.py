@@ -18,7 +18,7 @@ from ...errors import BundleInvalid, LayerUnsupported
 from ...model.stack import overlay
 from ...model.stack.changes import Action, Change
 from ...model.stack.entry import NANO, Entry, Kind
-from .tar import BLOCK, MAX_RECORDS, Header, headers
+from .tar import BLOCK, MAX_RECORDS, TarHeader, headers
 
 XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
@@ -132,7 +132,7 @@ def members(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Member]:
         yield member
 
 
-def _member(head: Header) -> Member:
+def _member(head: TarHeader) -> Member:
     path = head.name.removesuffix(b"/") if head.type == tarfile.DIRTYPE else head.name
     directory, name = overlay.split(path)
     if name.startswith(overlay.WHITEOUT_PREFIX):
@@ -163,7 +163,7 @@ def _member(head: Header) -> Member:
     return Member(path, entry, digest=digest or None, leads=leads, is_time=is_time)
 
 
-def _whiteout(head: Header, directory: bytes, name: bytes) -> Member:
+def _whiteout(head: TarHeader, directory: bytes, name: bytes) -> Member:
     if head.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or head.size:
         raise BundleInvalid(f"whiteout {overlay.path_text(head.name)!r} is not an empty file")
     removed = name.removeprefix(overlay.WHITEOUT_PREFIX)

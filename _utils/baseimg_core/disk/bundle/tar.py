@@ -28,7 +28,7 @@ def padding(size: int) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class TarHeader:
     """One tar header, merged with its pax records."""
 
     #: The path, as stored.
@@ -53,7 +53,7 @@ class Header:
     records: dict[bytes, bytes]
 
 
-def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[Header]:
+def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[TarHeader]:
     """
     Yield the headers of a tar, up to its two zero blocks.
 
@@ -119,14 +119,14 @@ class _Position:
         return data
 
 
-def _parse(block: bytes, records: dict[bytes, bytes]) -> Header:
+def _parse(block: bytes, records: dict[bytes, bytes]) -> TarHeader:
     if _number(block[148:156]) != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
         raise BundleInvalid("a tar header's checksum is wrong")
     name, prefix = _string(block[:100]), _string(block[345:500])
     ustar = block[257:263] == b"ustar\0"
     if prefix and ustar:
         name = prefix + b"/" + name
-    return Header(
+    return TarHeader(
         name=records.get(b"path", name),
         type=block[156:157],
         mode=_number(block[100:108]) & 0o7777,

@@ -24,7 +24,7 @@ from typing import Any
 from ...errors import TrialUnavailable
 from ...model.containers import seccomp
 from ...model.containers.sandbox import oci_config, user
-from ...model.containers.trial import Outcome
+from ...model.containers.trial import TrialOutcome
 
 _RUNTIMES = ("runc", "crun")
 _OUTPUT = 1 << 16  # bytes that are kept
@@ -89,7 +89,7 @@ class Sandbox:
     #: Called about once a second while a command runs; may raise to end it.
     check: Callable[[], None] = lambda: None
 
-    def run(self, command: Sequence[str], timeout: float, memory: int) -> Outcome:
+    def run(self, command: Sequence[str], timeout: float, memory: int) -> TrialOutcome:
         """
         Run a command.
 
@@ -131,7 +131,7 @@ def _version(runtime: str) -> str:
     return printed.stdout.decode("utf-8", "replace")
 
 
-def _supervise(command: Sequence[str], timeout: float, check: Callable[[], None]) -> Outcome:
+def _supervise(command: Sequence[str], timeout: float, check: Callable[[], None]) -> TrialOutcome:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     ) as supervisor:
@@ -171,13 +171,13 @@ def _read(supervisor: subprocess.Popen[bytes], deadline: float, check: Callable[
     return parts[supervisor.stdout], parts[supervisor.stderr], True
 
 
-def _outcome(code: int | None, output: str, log: str) -> Outcome:
+def _outcome(code: int | None, output: str, log: str) -> TrialOutcome:
     errors = _errors(log)
     if code == _SETUP_FAILED and log and not errors:
         raise TrialUnavailable(f"cannot mount a trial: {log.strip()}")
     if code and errors:
-        return Outcome(None, output, errors[-1].rpartition("container process: ")[2])
-    return Outcome(code, output)
+        return TrialOutcome(None, output, errors[-1].rpartition("container process: ")[2])
+    return TrialOutcome(code, output)
 
 
 def _errors(log: str) -> list[str]:

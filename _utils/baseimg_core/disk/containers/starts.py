@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ContainerStart:
     """One start of a container."""
 
     #: Number of the generation that was live.
@@ -34,7 +34,7 @@ class Starts:
     """The last start of each container."""
 
     #: The starts, by container ID.
-    by_id: dict[str, Start] = field(default_factory=dict)
+    by_id: dict[str, ContainerStart] = field(default_factory=dict)
 
     def generation(self, container_id: str, started: str, pid: int) -> int | None:
         """
@@ -71,6 +71,6 @@ def read(path: str) -> Starts:
     """Read the starts. A damaged file counts as empty, because starts only add proof."""
     try:
         raw = json.loads(files.read_regular(path))
-        return Starts({str(key): Start(**start) for key, start in raw["starts"].items()})
+        return Starts({str(key): ContainerStart(**start) for key, start in raw["starts"].items()})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return Starts()

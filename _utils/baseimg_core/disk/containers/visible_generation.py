@@ -110,7 +110,7 @@ class Layer:
         return False
 
 
-class Generations:
+class GenerationDetector:
     """The generations of a base with their predictions. A context manager."""
 
     def __init__(self, directories: Mapping[int, str], lower: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ class Generations:
             stack.pop_all()
         self._predictions = _Memo(self._differing())
 
-    def __enter__(self) -> Generations:
+    def __enter__(self) -> GenerationDetector:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,8 +12,8 @@ from ...model.impact.accounts import RenumberedAccount
 from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.runtimes import Runtime
-from ...model.impact.view import Unreadable
-from ...model.packages.dpkg import Package
+from ...model.impact.view import FileUnreadable
+from ...model.packages.dpkg import InstalledPackage
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
@@ -62,7 +62,7 @@ class BaseChange:
         self.old = BaseOnDisk(pristine, layers)
         self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
-        self._packages: dict[str, tuple[Mapping[str, Package], Mapping[str, Package]]] = {}
+        self._packages: dict[str, tuple[Mapping[str, InstalledPackage], Mapping[str, InstalledPackage]]] = {}
         self.old_view, self.new_view = self.views(())
 
     def views(self, own: Iterable[str]) -> tuple[LayeredView, LayeredView]:
@@ -113,7 +113,7 @@ class BaseChange:
         """True if the library at this path loses its soname or a symbol version."""
         try:
             before, after = self.old_view.elf(path), self.new_view.elf(path)
-        except Unreadable:
+        except FileUnreadable:
             return True
         if before is None:
             return False
@@ -149,14 +149,14 @@ class BaseChange:
         paths = databases.DATABASES[manager]
         return any(path in self.expected.by_path or path in self.losses.paths for path in paths)
 
-    def packages(self, manager: str) -> tuple[Mapping[str, Package], Mapping[str, Package]]:
-        """Return the packages of the old and of the new base, by name; raises :class:`Unreadable`."""
+    def packages(self, manager: str) -> tuple[Mapping[str, InstalledPackage], Mapping[str, InstalledPackage]]:
+        """Return the packages of the old and of the new base, by name; raises :class:`FileUnreadable`."""
         if manager not in self._packages:
             self._packages[manager] = installed(self.old_view, manager), installed(self.new_view, manager)
         return self._packages[manager]
 
 
-def installed(view: LayeredView, manager: str) -> Mapping[str, Package]:
+def installed(view: LayeredView, manager: str) -> Mapping[str, InstalledPackage]:
     """
     Return the packages of an image or a base, by name.
 
@@ -165,5 +165,5 @@ def installed(view: LayeredView, manager: str) -> Mapping[str, Package]:
     """
     try:
         return databases.installed(manager, lambda path: view.content(path) if view.find(path) else None)
-    except databases.Unreadable as exc:
-        raise Unreadable(str(exc)) from exc
+    except databases.DatabaseUnreadable as exc:
+        raise FileUnreadable(str(exc)) from exc

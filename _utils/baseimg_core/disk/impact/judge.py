@@ -10,18 +10,18 @@ from typing import Any
 from ...display import counted
 from ...model.impact import config as configs
 from ...model.impact import derived, runtimes, started
-from ...model.impact.config import Config
+from ...model.impact.config import ProcessConfig
 from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
-from ...model.impact.view import Unreadable
+from ...model.impact.view import FileUnreadable
 from ...model.packages import apk, dpkg_relations, rpm
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
 from .change import GROUP, PASSWD, BaseChange, installed
-from .own import OwnFiles, own_files
-from .start import Start, is_lost
+from .own import LayerFiles, own_files
+from .start import StartedPrograms, is_lost
 from .view import LayeredView
 
 _EXAMPLES = 3
@@ -39,7 +39,7 @@ class Judge:
     def __init__(self, change: BaseChange, base_config: Mapping[str, Any]) -> None:
         """Create a judge; ``base_config`` is the base image's raw configuration, empty if unknown."""
         self._change, self._base_config = change, configs.parse(base_config)
-        self._walked: dict[str, OwnFiles] = {}
+        self._walked: dict[str, LayerFiles] = {}
         #: The programs that the judged images and containers start, and their libraries.
         self.started: set[bytes] = set()
 
@@ -84,9 +84,9 @@ class Judge:
         reasons += self._volumes({**dict.fromkeys(config.volumes, ""), **(volumes or {})})
         return _bounded(ranked(reasons))
 
-    def _walk(self, layer: str) -> OwnFiles:
+    def _walk(self, layer: str) -> LayerFiles:
         if not self._is_walk_needed:
-            return OwnFiles()
+            return LayerFiles()
         if layer not in self._walked:
             self._walked[layer] = own_files(layer, self._change.layers)
         return self._walked[layer]
@@ -129,12 +129,17 @@ class _Image:
     """One image, viewed over the old and the new base."""
 
     def __init__(
-        self, change: BaseChange, own: Sequence[str], config: Config, base_config: Config, walked: Sequence[OwnFiles]
+        self,
+        change: BaseChange,
+        own: Sequence[str],
+        config: ProcessConfig,
+        base_config: ProcessConfig,
+        walked: Sequence[LayerFiles],
     ) -> None:
         self._change, self._layers, self._config, self._base_config = change, own, config, base_config
         self._walked = walked
         self._old, self._new = change.views(own)
-        self._start = Start(change, self._old, self._new, config)
+        self._start = StartedPrograms(change, self._old, self._new, config)
         self._has_own_command = (config.entrypoint, config.command) not in (
             ((), ()),
             (base_config.entrypoint, base_config.command),
@@ -267,7 +272,7 @@ class _Image:
             try:
                 old, new = self._change.packages(manager)
                 packages = installed(self._new, manager)
-            except Unreadable as exc:
+            except FileUnreadable as exc:
                 yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(own[0]), str(exc))
                 continue
             added = [package for name, package in packages.items() if old.get(name) != package]
@@ -334,7 +339,7 @@ class _Image:
         for path in self._visible("addons") if lost else ():
             try:
                 is_lost_addon = runtimes.is_lost_addon(self._new.content(path), self._change.losses.runtimes)
-            except Unreadable as exc:
+            except FileUnreadable as exc:
                 yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(path), str(exc))
                 continue
             if is_lost_addon:
@@ -346,7 +351,7 @@ class _Image:
         for path in self._visible("texts"):
             try:
                 text = self._new.text(path)
-            except Unreadable:
+            except FileUnreadable:
                 continue
             if b"\0" in text:
                 continue

@@ -24,7 +24,7 @@ _UNSEARCHED = (*_DOCUMENTATION, b"var/lib/dpkg/", b"var/cache/", b"var/log/", b"
 
 
 @dataclass(slots=True)
-class OwnFiles:
+class LayerFiles:
     """The files of one layer that are relevant to the rules, as relative paths."""
 
     #: Executable files, and files named like libraries.
@@ -49,7 +49,7 @@ class OwnFiles:
     groups: dict[int, bytes] = field(default_factory=dict)
 
 
-def own_files(directory: str, layers: Layers = UNPACKED) -> OwnFiles:
+def own_files(directory: str, layers: Layers = UNPACKED) -> LayerFiles:
     """
     Walk one layer and classify its files.
 
@@ -63,7 +63,7 @@ def own_files(directory: str, layers: Layers = UNPACKED) -> OwnFiles:
     Raises:
         LayerUnsupported: The layer disappeared during the walk.
     """
-    files, filled = OwnFiles(), set[bytes]()
+    files, filled = LayerFiles(), set[bytes]()
     try:
         for path, st in _walk(directory, layers):
             _add(files, path, st)
@@ -94,7 +94,7 @@ def _walk(root: str, layers: Layers) -> Iterator[tuple[bytes, Status]]:
                 pending.append(child)
 
 
-def _add(files: OwnFiles, path: bytes, st: Status) -> None:
+def _add(files: LayerFiles, path: bytes, st: Status) -> None:
     mode = st.st_mode
     if overlay.is_whiteout(mode, st.st_rdev):
         files.whiteouts.append(path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...model.impact import dependencies, runtimes, started, view
-from ...model.impact.config import Config
+from ...model.impact.config import ProcessConfig
 from ...model.impact.dependencies import Loader, Problem
 from ...model.impact.verdict import Reason, Verdict
-from ...model.impact.view import Unreadable
+from ...model.impact.view import FileUnreadable
 from ...model.stack import overlay
 from .change import BaseChange
 from .view import LayeredView, parse_cache
@@ -17,14 +17,14 @@ _MAX_DEPTH = 3  # levels of scripts that start scripts
 _LD_CACHE = b"etc/ld.so.cache"
 
 
-class Start:
+class StartedPrograms:
     """
     The programs that one image starts.
 
     Only regressions are reasons. A dependency that the old base also lacks is not a reason.
     """
 
-    def __init__(self, change: BaseChange, old: LayeredView, new: LayeredView, config: Config) -> None:
+    def __init__(self, change: BaseChange, old: LayeredView, new: LayeredView, config: ProcessConfig) -> None:
         self._change, self._old, self._new = change, old, new
         environment = config.environment
         self._path = environment.get("PATH", "").encode("utf-8", "surrogateescape") or dependencies.DEFAULT_PATH
@@ -115,7 +115,7 @@ class Start:
         try:
             interpreters = dependencies.interpreter_of(self._new, path)
             text = self._new.text(path)
-        except Unreadable:
+        except FileUnreadable:
             return
         if interpreters is None:
             return

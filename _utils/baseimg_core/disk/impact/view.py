@@ -18,7 +18,7 @@ from typing import BinaryIO
 from ...model.impact import runtimes
 from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
-from ...model.impact.view import Unreadable, ViewNode
+from ...model.impact.view import FileUnreadable, ViewNode
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
@@ -246,17 +246,17 @@ class LayeredView:
         if place.new:
             new = self._base.new_file(place.new)
             if new.error:
-                raise Unreadable(new.error)
+                raise FileUnreadable(new.error)
             return new.elf
         if place.real not in self._memory:
             self._memory[place.real] = _elf_on_disk(place.real)
         elf = self._memory[place.real]
         if isinstance(elf, str):
-            raise Unreadable(f"{overlay.path_text(path)}: {elf}")
+            raise FileUnreadable(f"{overlay.path_text(path)}: {elf}")
         return elf
 
     def text(self, path: bytes) -> bytes:
-        """Return the first 64 KiB of a file; raises :class:`Unreadable`."""
+        """Return the first 64 KiB of a file; raises :class:`FileUnreadable`."""
         return self.content(path, TEXT)
 
     def content(self, path: bytes, limit: int = _MAX_WHOLE) -> bytes:
@@ -275,7 +275,7 @@ class LayeredView:
             with _open(place.real) as file:
                 return file.read(limit)
         except OSError as exc:
-            raise Unreadable(f"{overlay.path_text(path)} cannot be read: {exc.strerror}") from exc
+            raise FileUnreadable(f"{overlay.path_text(path)} cannot be read: {exc.strerror}") from exc
 
     def libraries(self) -> Mapping[bytes, Sequence[bytes]]:
         """Return the absolute paths in ``ld.so.cache`` by library name."""

@@ -12,7 +12,7 @@ from ...model.stack import overlay
 from ..stack.directories import Stack
 from ..stack.tree import read_below
 from . import databases
-from .databases import Unreadable
+from .databases import DatabaseUnreadable
 
 _DOCUMENTATION = b"usr/share/doc/"
 _NAMES = (b"changelog.Debian.gz", b"changelog.gz")  # the second one of native packages
@@ -60,6 +60,6 @@ def _of_debian(target: Stack, name: str, installed: str) -> NamedAdvisories:
 def _of_rpm(source: Stack, target: Stack, packages: Packages) -> Mapping[str, NamedAdvisories]:
     try:
         old, new = (databases.rpm_changelogs(stack, packages.changed) for stack in (source, target))
-    except Unreadable as exc:
+    except DatabaseUnreadable as exc:
         return dict.fromkeys(packages.changed, NamedAdvisories(unread=str(exc)))
     return {name: advisories.of_rpm(new.get(name, ()), old.get(name, ())) for name in packages.changed}

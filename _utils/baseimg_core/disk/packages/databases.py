@@ -20,7 +20,7 @@ from typing import TypeVar
 from ...model.packages import apk, dpkg, rpm
 from ...model.packages import difference as packages_difference
 from ...model.packages.difference import Packages
-from ...model.packages.dpkg import Package
+from ...model.packages.dpkg import InstalledPackage
 from ..stack.directories import Stack
 from ..stack.tree import read_below
 
@@ -45,7 +45,7 @@ Versions = dict[str, str]
 _T = TypeVar("_T")
 
 
-class Unreadable(Exception):
+class DatabaseUnreadable(Exception):
     """A package database exists but cannot be read; the message is the reason."""
 
 
@@ -54,7 +54,7 @@ def difference(source: Stack, target: Stack) -> Packages | None:
     for manager, read in _READERS.items():
         try:
             old, new = read(source), read(target)
-        except Unreadable as exc:
+        except DatabaseUnreadable as exc:
             return Packages(manager, unknown=str(exc)[: packages_difference.MAX_TEXT])
         if old is not None or new is not None:
             return packages_difference.difference(manager, old or {}, new or {})
@@ -65,7 +65,7 @@ def versions(stack: Stack, manager: str) -> Versions | None:
     """Return the versions of a stack's packages by name; ``None`` if it has no readable database of the manager."""
     try:
         return _READERS[manager](stack)
-    except Unreadable:
+    except DatabaseUnreadable:
         return None
 
 
@@ -89,7 +89,7 @@ def sources(stack: Stack, manager: str) -> dict[str, tuple[str, str]]:
     return {}
 
 
-def installed(manager: str, read: Callable[[bytes], bytes | None]) -> Mapping[str, Package]:
+def installed(manager: str, read: Callable[[bytes], bytes | None]) -> Mapping[str, InstalledPackage]:
     """
     Return the packages of a database with their relations.
 
@@ -220,7 +220,7 @@ def _rpm_files(stack: Stack, names: Collection[str]) -> dict[str, frozenset[byte
 
 
 def rpm_changelogs(stack: Stack, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return the changelog entries of rpm packages by name; raises :class:`Unreadable`."""
+    """Return the changelog entries of rpm packages by name; raises :class:`DatabaseUnreadable`."""
     headers = _rpm_headers(lambda path: _read(stack, path))
     entries = _parse_rpm(lambda header: (rpm.package(header).name, rpm.changelog(header)), headers)
     return {name: texts for name, texts in entries if name in names}
@@ -233,7 +233,7 @@ def _rpm_headers(read: Callable[[bytes], bytes | None]) -> list[bytes] | None:
             return _read_rpm(data, read(path + b"-wal"))
     for path in _OLD_RPM:
         if read(path) is not None:
-            raise Unreadable(
+            raise DatabaseUnreadable(
                 f"the rpm database {path.decode()} is not an SQLite database; older kinds are not supported"
             )
     return None
@@ -253,14 +253,14 @@ def _read_rpm(data: bytes, log: bytes | None) -> list[bytes]:
             with contextlib.closing(sqlite3.connect(path)) as database:
                 return [bytes(blob) for (blob,) in database.execute("SELECT blob FROM Packages")]
         except (sqlite3.Error, TypeError) as exc:
-            raise Unreadable(f"the rpm database is damaged: {exc}") from exc
+            raise DatabaseUnreadable(f"the rpm database is damaged: {exc}") from exc
 
 
 def _parse_rpm(parse: Callable[[bytes], _T], headers: Iterable[bytes] | None) -> list[_T]:
     try:
         return [parse(header) for header in headers or ()]
     except (struct.error, ValueError, KeyError, IndexError) as exc:
-        raise Unreadable(f"the rpm database is damaged: {exc}") from exc
+        raise DatabaseUnreadable(f"the rpm database is damaged: {exc}") from exc
 
 
 def distribution(stack: Stack) -> dict[str, str]:
@@ -268,7 +268,7 @@ def distribution(stack: Stack) -> dict[str, str]:
     for path in (b"usr/lib/os-release", b"etc/os-release"):
         try:
             text = (_read(stack, path) or b"").decode("utf-8", "replace")
-        except Unreadable:
+        except DatabaseUnreadable:
             continue
         fields = dict(line.partition("=")[::2] for line in text.splitlines())
         named = {"id": fields.get("ID", ""), "version": fields.get("VERSION_ID", "")}
@@ -285,7 +285,7 @@ def _read(stack: Stack, path: bytes) -> bytes | None:
     try:
         return read_below(node.top[: -len(path) - 1], path, _MAX)
     except OSError as exc:
-        raise Unreadable(f"{path.decode('utf-8', 'replace')} cannot be read: {exc.strerror}") from exc
+        raise DatabaseUnreadable(f"{path.decode('utf-8', 'replace')} cannot be read: {exc.strerror}") from exc
 
 
 _READERS: dict[str, Callable[[Stack], Versions | None]] = {"dpkg": _dpkg, "apk": _apk, "rpm": _rpm}

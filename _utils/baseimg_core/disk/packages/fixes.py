@@ -9,7 +9,7 @@ from ...model.packages import difference as packages_difference
 from ...model.packages.difference import Packages
 from ..stack.directories import Stack
 from . import changelogs, databases
-from .databases import Unreadable
+from .databases import DatabaseUnreadable
 from .owners import owners
 
 
@@ -60,5 +60,5 @@ def _owners(
     try:
         names = {name.partition(":")[0] if packages.manager == "dpkg" else name for name in packages.changed}
         return owners((source, target), packages.manager, paths, names | packages.added.keys())
-    except Unreadable:
+    except DatabaseUnreadable:
         return None

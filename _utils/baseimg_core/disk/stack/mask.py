@@ -35,7 +35,7 @@ def mask(target: Stack, below: Sequence[Stack]) -> list[MaskEntry]:
 
 
 class _View:
-    """The view of a stack (:class:`model.stack.mask.View`). Equal nodes of two stacks are the same files."""
+    """The view of a stack (:class:`model.stack.mask.StackView`). Equal nodes of two stacks are the same files."""
 
     def __init__(self, stack: Stack, children: Callable[[StackNode], dict[bytes, StackNode]]) -> None:
         self.root = stack.root

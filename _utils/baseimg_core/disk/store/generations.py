@@ -57,11 +57,11 @@ POINTS = (
     "swap.recorded",
     "recover.begun",
     "recover.named",
-    "recover.dropped",
+    "recover.deleted",
     "recover.recorded",
     "recover.identified",
     "prune.marked",
-    "prune.removed",
+    "prune.deleted",
     "prune.recorded",
     "adopt.begun",
     "adopt.filled",
@@ -179,8 +179,8 @@ class Store:
         self.trace("recover.begun")
         record = self.read()
         moved = self._restore_names(record) if record else False
-        self._discard_staging()
-        self._discard_indexes(record.generations if record else ())
+        self._delete_staging()
+        self._delete_indexes(record.generations if record else ())
         if record is None:
             return None
         self.trace("recover.named")
@@ -189,9 +189,9 @@ class Store:
             self._record_swap(record, intent)
         elif intent:
             record.intent = None
-        dropped = self._drop_garbage(record)
-        self.trace("recover.dropped")
-        if intent or dropped or moved:
+        deleted = self._delete_garbage(record)
+        self.trace("recover.deleted")
+        if intent or deleted or moved:
             self.records.save(record)
         self.trace("recover.recorded")
         if self._identify(record):
@@ -263,7 +263,7 @@ class Store:
                 files.sync_directory(self.layout.generations)
                 self.trace("stage.kept")
         except BaseException:
-            self.abandon(record, generation)
+            self.delete(record, generation)
             raise
         return generation
 
@@ -286,7 +286,7 @@ class Store:
             generation.index, complete = index.write(self.layout.index(generation.number), content, digests)
         return complete
 
-    def discard_index(self, generation: Generation) -> None:
+    def delete_index(self, generation: Generation) -> None:
         """Delete the index of a generation whose content failed verification."""
         files.unlink_if_exists(self.layout.index(generation.number))
         generation.index = generation.view = ""
@@ -297,13 +297,13 @@ class Store:
             with contextlib.suppress(RecordInvalid):  # without a valid index there is nothing to update
                 index.restamp(self.layout.index(number), self.path(record, number), before)
 
-    def abandon(self, record: Record, generation: Generation) -> None:
+    def delete(self, record: Record, generation: Generation) -> None:
         """Delete a generation that was never activated, with all its files."""
         linked = self._links([generation])
-        self._discard_staging()
+        self._delete_staging()
         recorded = record.generations.pop(generation.number, None)
         if recorded:
-            self._remove(generation)
+            self._delete_directories(generation)
         self._restamp(record, linked)
         files.unlink_if_exists(self.layout.index(generation.number))
         if recorded and os.path.exists(self.layout.state):
@@ -337,7 +337,7 @@ class Store:
                 marker = next_mount_id(self.layout.live)
                 syscalls.exchange(self.layout.live, place)
             except BaseException:
-                self._forget(record, intent)
+                self._undo_swap(record, intent)
                 raise
         with translate_os_errors(
             self.layout.home, note="the new content is live, and the next run completes the record"
@@ -352,14 +352,14 @@ class Store:
             self.records.save(record)
             self.trace("swap.recorded")
 
-    def _forget(self, record: Record, intent: Intent) -> None:
+    def _undo_swap(self, record: Record, intent: Intent) -> None:
         """Undo a swap that failed before its exchange. After the exchange, :meth:`recover` completes it."""
         generation = record.generations[intent.after]
         if self._is(generation, identify_directory(self.layout.live)):
             return
         record.intent = None
         if generation.is_garbage:
-            self.abandon(record, generation)
+            self.delete(record, generation)
         else:
             self.records.save(record)
 
@@ -388,14 +388,14 @@ class Store:
                 adopted = fill(self.layout.staging)
                 self.trace("adopt.filled")
                 if adopted is None or not adopted.pristine:
-                    self._discard_staging()
+                    self._delete_staging()
                 if adopted is None:
                     return
                 intent = self._prepare_adoption(record, by, adopted)
                 self.records.save(record)
                 self.trace("adopt.recorded")
         except BaseException:
-            self._forget_adoption()
+            self._undo_adoption()
             raise
         with translate_os_errors(self.layout.home):
             self._restore_names(record)
@@ -425,13 +425,13 @@ class Store:
         record.intent = Intent(secrets.token_hex(8), 0, record.current, "adopt", now(), by)
         return record.intent
 
-    def _forget_adoption(self) -> None:
+    def _undo_adoption(self) -> None:
         """Undo an adoption that failed before its record was saved. After that, :meth:`recover` completes it."""
         with contextlib.suppress(BaseimgError):  # an unreadable record is left as it is
             record = self.read()
             if not (record and record.intent):
-                self._discard_staging()
-                self._discard_indexes(record.generations if record else ())
+                self._delete_staging()
+                self._delete_indexes(record.generations if record else ())
 
     def prune(self, record: Record, numbers: Iterable[int], in_use: Callable[[], Collection[int]] = frozenset) -> int:
         """
@@ -458,8 +458,8 @@ class Store:
             lifetimes.mark(record, marked)  # the mark stays on disk only: in_use must still see these generations
             used = set(in_use())
             lifetimes.mark(record, {number: ("", "") for number in marked if number not in used})
-            freed = sum(self._drop_garbage(record))
-            self.trace("prune.removed")
+            freed = sum(self._delete_garbage(record))
+            self.trace("prune.deleted")
             self.records.save(record)
             self.trace("prune.recorded")
         return freed
@@ -497,7 +497,7 @@ class Store:
                     moved = True
         return moved
 
-    def _drop_garbage(self, record: Record) -> list[int]:
+    def _delete_garbage(self, record: Record) -> list[int]:
         """
         Delete generations that were never activated (I7).
 
@@ -517,7 +517,7 @@ class Store:
         linked = self._links(garbage)
         for generation in garbage:
             del record.generations[generation.number]
-            freed.append(self._remove(generation))
+            freed.append(self._delete_directories(generation))
         self._restamp(record, linked)
         for generation in garbage:
             files.unlink_if_exists(self.layout.index(generation.number))
@@ -533,17 +533,17 @@ class Store:
                 linked.update(index.links(self.layout.index(generation.number), LINKED))
         return linked
 
-    def _discard_indexes(self, known: Collection[int]) -> None:
+    def _delete_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self.layout.indexes) if os.path.isdir(self.layout.indexes) else []
         for name in set(names) - {f"{number}.jsonl" for number in known}:
             files.remove_any(os.path.join(self.layout.indexes, name))
 
-    def _remove(self, generation: Generation) -> int:
+    def _delete_directories(self, generation: Generation) -> int:
         # during a swap a name may be wrong, but an ID is always right (I2)
         places = [path for path, directory in self.layout.kept().items() if self._is(generation, directory)]
         return sum(files.remove_tree(path) for path in places)
 
-    def _discard_staging(self) -> None:
+    def _delete_staging(self) -> None:
         """Delete an unfinished generation, last of all since it marks an operation, and partly written files."""
         for path in (*(path + ".new" for path in self.layout.replaced), self.layout.steps, self.layout.staging):
             files.remove_any(path)

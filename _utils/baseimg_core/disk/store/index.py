@@ -32,7 +32,7 @@ _LONGEST = 1 << 20  # bytes of a line; a path has less than 4096, and attributes
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class IndexDifference:
     """One path that differs from the index."""
 
     #: Relative path.
@@ -52,7 +52,7 @@ class Comparison:
     """The result of comparing a directory with its index."""
 
     #: The paths that differ.
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[IndexDifference] = field(default_factory=list)
     #: The current inode and ctime of unchanged paths whose recorded inode or ctime differs.
     stats: dict[bytes, Stat] = field(default_factory=dict)
 
@@ -145,10 +145,10 @@ def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Comp
     expected = next(recorded, None)
     for name, real, st, kind in _walk(os.fsencode(directory)):
         while expected and _order(expected[0]) < _order(name):
-            comparison.findings.append(Finding(expected[0], "missing"))
+            comparison.findings.append(IndexDifference(expected[0], "missing"))
             expected = next(recorded, None)
         if expected is None or expected[0] != name:
-            comparison.findings.append(Finding(name, "added"))
+            comparison.findings.append(IndexDifference(name, "added"))
             continue
         identity = (st.st_ino, st.st_ctime_ns)
         unchanged = identity == (expected[1].get("inode"), expected[1].get("ctime"))
@@ -160,24 +160,24 @@ def compare(path: str, directory: str, pristine: str | None, deep: bool) -> Comp
                 comparison.stats[name] = identity
         expected = next(recorded, None)
     while expected:
-        comparison.findings.append(Finding(expected[0], "missing"))
+        comparison.findings.append(IndexDifference(expected[0], "missing"))
         expected = next(recorded, None)
     return comparison
 
 
 def _compare(
     name: bytes, real: bytes, stat_and_kind: tuple[os.stat_result, Kind], line: dict[str, Any], pristine: str | None
-) -> Finding | None:
+) -> IndexDifference | None:
     try:
         differing = (key for key, value in _fields(real, *stat_and_kind).items() if line[key] != value)
         # an exchange changes the mtime of the root on xfs, and no container sees that mtime
         what = tuple(key for key in differing if name or key != "mtime")
         if what:
-            return Finding(name, "content" if _CONTENT.intersection(what) else "metadata", what)
+            return IndexDifference(name, "content" if _CONTENT.intersection(what) else "metadata", what)
         if stat_and_kind[1] is Kind.FILE and not _same(real, name, line["sha256"], pristine):
-            return Finding(name, "content", ("content",))
+            return IndexDifference(name, "content", ("content",))
     except FileNotFoundError:  # removed during the comparison
-        return Finding(name, "missing")
+        return IndexDifference(name, "missing")
     return None
 
 

@@ -60,7 +60,7 @@ class LayerLock:
                 yield
             finally:
                 with translate_os_errors(layout.home):
-                    self._discard_unused()
+                    self._delete_unused()
 
     @contextlib.contextmanager
     def shared(self, timeout: float, operation: str = "") -> Iterator[None]:
@@ -134,7 +134,7 @@ class LayerLock:
     def _removed(self) -> LayerRemoved:
         return LayerRemoved(f"the engine removed {self._layout.layer} during the operation")
 
-    def _discard_unused(self) -> None:
+    def _delete_unused(self) -> None:
         """Delete our metadata if this base was never swapped. Generations, holds and damage reports stay."""
         layout = self._layout
         indexes = set(os.listdir(layout.indexes) if os.path.isdir(layout.indexes) else []) - {"0.jsonl"}

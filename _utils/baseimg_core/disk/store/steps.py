@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from ...linux import files
 from ...linux.pace import Pace
 from ..stack.directories import Stack
-from .build import GenerationBuilder
+from .generation_builder import GenerationBuilder
 
 #: Adds the changesets of one step to a directory, newest first. The stack is the source of the oldest one.
 AddChanges = Callable[[GenerationBuilder, Stack], None]

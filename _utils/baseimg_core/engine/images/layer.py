@@ -21,7 +21,7 @@ from ...linux.oserrors import translate_os_errors
 from ...model.images.manifest import Blob, malformed
 from ...model.stack import ids, overlay
 from ...model.stack.entry import Kind
-from ...model.stack.packed import Header, PackedLayer
+from ...model.stack.packed import PackedEntry, PackedLayer
 from ..compressed import HashingReader, decompressed
 from ..packed import Sequential, TarDamaged, read_layer
 
@@ -54,7 +54,7 @@ def spool_layer(stream: BinaryIO, blob: Blob, diff_id: str, spool: str, where: s
         tar = decompressed(io.BufferedReader(stored, CHUNK))
         with contextlib.closing(_Tar(tar, stored, where)) as raw, translate_os_errors(spool):
             sequential = Sequential(raw)
-            content = _Content(os.fsencode(spool), sequential, where)
+            content = _SpooledContent(os.fsencode(spool), sequential, where)
             os.makedirs(spool, 0o700)
             layer = read_layer(sequential, content.read)
             sequential.finish()
@@ -99,7 +99,7 @@ class _Tar(io.RawIOBase):
         return data
 
 
-class _Content:
+class _SpooledContent:
     """Writes the contents of a layer's files into the spool."""
 
     def __init__(self, root: bytes, stream: Sequential, where: str) -> None:
@@ -108,7 +108,7 @@ class _Content:
         #: Directories that exist. Most paths are new, so nothing is looked up or deleted before a collision.
         self._directories: set[bytes] = set()
 
-    def read(self, layer: PackedLayer, path: bytes, header: Header, size: int) -> int:
+    def read(self, layer: PackedLayer, path: bytes, header: PackedEntry, size: int) -> int:
         """Spool one entry; returns the bytes read from the tar. See :data:`packed.ContentReader`."""
         self._check(path, header)
         entry, real = header.entry, self._root + b"/" + path
@@ -124,7 +124,7 @@ class _Content:
         self._clear(real)
         return 0
 
-    def _check(self, path: bytes, header: Header) -> None:
+    def _check(self, path: bytes, header: PackedEntry) -> None:
         self._entries += 1
         attributes = header.entry.xattrs.values() if header.entry else ()
         self._metadata += len(header.name) + len(header.link) + sum(map(len, attributes))

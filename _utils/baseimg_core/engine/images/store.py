@@ -21,7 +21,7 @@ from ...linux.files import remove_tree
 from ...linux.scratch import scratch_directory
 from ...model.images import manifest as documents
 from ...model.images import source as sources
-from ...model.images.manifest import Blob, Config, Manifest
+from ...model.images.manifest import Blob, ImageConfig, ImageManifest
 from ...model.images.source import ARCHIVE, LAYOUT, REGISTRY, ImageSource, Platform
 from ...model.stack import ids
 from ...model.stack.owners import Owners
@@ -45,7 +45,7 @@ def own_platform() -> Platform:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _StoredLayer:
     #: The layer as stored.
     blob: Blob
     #: The digest of its tar.
@@ -86,7 +86,7 @@ class ImageSources:
         self._stack = contextlib.ExitStack()
         self._scratch = self._stack.enter_context(scratch_directory(scratch))
         self._downloads, self._keep = cache or self._scratch, cache is not None
-        self._layers: dict[str, _Layer] = {}
+        self._layers: dict[str, _StoredLayer] = {}
         #: By directory: a layer that several images have is read once.
         self._packed: dict[str, PackedLayer] = {}
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)
@@ -186,7 +186,7 @@ class ImageSources:
         ):
             with self._lock:
                 lock = self._locks[directory]
-                self._layers.setdefault(chain_id, _Layer(blob, diff_id, blobs, source.name, directory, lock))
+                self._layers.setdefault(chain_id, _StoredLayer(blob, diff_id, blobs, source.name, directory, lock))
         names = manifest.names or ((source.reference,) if source.transport == REGISTRY else ())
         platform = config.platform
         return Image(
@@ -200,7 +200,7 @@ class ImageSources:
             unpacked=False,
         )
 
-    def _resolve(self, source: ImageSource) -> tuple[Blobs, Manifest, str]:
+    def _resolve(self, source: ImageSource) -> tuple[Blobs, ImageManifest, str]:
         """Return the place of an image, its manifest and its digest."""
         if source.transport == REGISTRY:
             blobs, data = self._connect(source, self._downloads, self._keep)
@@ -226,7 +226,9 @@ class ImageSources:
                 self._files[key] = opened
             return self._files[key]
 
-    def _of_manifest(self, blobs: Blobs, data: bytes, source: ImageSource, name: str) -> tuple[Blobs, Manifest, str]:
+    def _of_manifest(
+        self, blobs: Blobs, data: bytes, source: ImageSource, name: str
+    ) -> tuple[Blobs, ImageManifest, str]:
         """Follow indexes to the manifest of one platform."""
         digest = ""
         for _ in range(_MAX_INDEXES):
@@ -237,7 +239,7 @@ class ImageSources:
             data, digest, name = read_document(blobs.open_manifest, blob, source.name), blob.name, ""
         raise documents.malformed(source.name, f"has more than {_MAX_INDEXES} nested indexes")
 
-    def _check_platform(self, config: Config, source: ImageSource) -> None:
+    def _check_platform(self, config: ImageConfig, source: ImageSource) -> None:
         own, requested = config.platform, self._requested
         if requested and (own.os, own.architecture) != (requested.os, requested.architecture):
             raise ImageUnknown(f"{source.name} is for {own}, not for {requested}", "give another platform=")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from .policy import Policy
+from .policy import ContainerPolicy
 
 _ALIVE = ("running", "paused")
 _PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
@@ -27,7 +27,7 @@ UNKNOWN = "its content is unknown"
 _NO_OWNER = "it shares the network or processes of a container that does not run, so it could not start again"
 
 
-class Container(Protocol):
+class PlannedContainer(Protocol):
     """The container properties that the rules use."""
 
     @property
@@ -55,7 +55,7 @@ class Container(Protocol):
         """IDs of containers whose network or processes it shares."""
 
 
-C = TypeVar("C", bound=Container)
+C = TypeVar("C", bound=PlannedContainer)
 T = TypeVar("T")
 
 
@@ -76,7 +76,7 @@ class Restarts(Generic[C]):
 
 
 def plan_restarts(
-    everything: Collection[C], concerned: Collection[str], unknown: Collection[str], policy: Policy
+    everything: Collection[C], concerned: Collection[str], unknown: Collection[str], policy: ContainerPolicy
 ) -> Restarts[C]:
     """
     Plan the restarts of the containers that do not run on the live content.
@@ -109,7 +109,7 @@ def plan_restarts(
     return Restarts(tuple(_batches(ordered, needs, policy)), left)
 
 
-def _refusal(container: Container, policy: Policy) -> str:
+def _refusal(container: PlannedContainer, policy: ContainerPolicy) -> str:
     """Return why the container itself must not be stopped; empty if it may be stopped."""
     if container.state != "running":
         return _STATES.get(container.state, _STOPPED)
@@ -125,7 +125,7 @@ def _refusal(container: Container, policy: Policy) -> str:
     return _EXCLUDED if policy.excludes(container) else ""
 
 
-def _obstacle(container: C, sharing: list[C], by_id: Mapping[str, C], policy: Policy) -> str:
+def _obstacle(container: C, sharing: list[C], by_id: Mapping[str, C], policy: ContainerPolicy) -> str:
     """Return why a container must not be stopped, including its sharing containers; empty if it may be stopped."""
     for other in (container, *sharing):
         owners = [by_id[owner].state if owner in by_id else "" for owner in other.shares]
@@ -161,7 +161,7 @@ def _merge(groups: list[set[str]], members: set[str]) -> None:
     groups.append(members.union(*overlapping))
 
 
-def _group(members: list[C], needs: Mapping[str, set[str]], policy: Policy) -> tuple[C, ...]:
+def _group(members: list[C], needs: Mapping[str, set[str]], policy: ContainerPolicy) -> tuple[C, ...]:
     """Order a group for its start: owners of shared namespaces first."""
     named = {container.id: container for container in members}
     before = {container.id: set(container.shares) | needs[container.id] for container in members}
@@ -170,7 +170,7 @@ def _group(members: list[C], needs: Mapping[str, set[str]], policy: Policy) -> t
 
 
 def _batches(
-    groups: list[tuple[C, ...]], needs: Mapping[str, set[str]], policy: Policy
+    groups: list[tuple[C, ...]], needs: Mapping[str, set[str]], policy: ContainerPolicy
 ) -> Iterator[tuple[tuple[C, ...], ...]]:
     """
     Yield batches of at most ``parallel`` containers, dependencies first, then by rank.
@@ -194,7 +194,7 @@ def _batches(
         yield tuple(batch)
 
 
-def _dependencies(everything: Collection[Container]) -> dict[str, set[str]]:
+def _dependencies(everything: Collection[PlannedContainer]) -> dict[str, set[str]]:
     """Return the transitive compose dependencies of each container, by ID."""
     direct = {container.id: _direct_dependencies(container, everything) for container in everything}
     transitive: dict[str, set[str]] = {}
@@ -207,7 +207,7 @@ def _dependencies(everything: Collection[Container]) -> dict[str, set[str]]:
     return transitive
 
 
-def _direct_dependencies(container: Container, everything: Collection[Container]) -> set[str]:
+def _direct_dependencies(container: PlannedContainer, everything: Collection[PlannedContainer]) -> set[str]:
     services = {part.partition(":")[0].strip() for part in container.labels.get(_DEPENDS_ON, "").split(",")} - {""}
     if not services:
         return set()

@@ -70,7 +70,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class ContainerPolicy:
     """The policy of one base."""
 
     #: ``keep`` leaves containers alone; ``restart`` stops and starts containers that do not run on the live content.
@@ -104,7 +104,7 @@ class Policy:
         """True if the remaining containers restart after a failure."""
         return self.on_failure == _GO_ON
 
-    def for_rollback(self) -> Policy:
+    def for_rollback(self) -> ContainerPolicy:
         """Return the policy for a rollback: a failed gate is reported, and never causes another swap."""
         return replace(self, on_failure=_GO_ON) if self.on_failure == "rollback" else self
 
@@ -131,7 +131,7 @@ def is_selected(selectors: Iterable[Selector], container: Selectable) -> bool:
     return any(selector.matches(container) for selector in selectors)
 
 
-def parse(raw: object, key: str = "containers") -> Policy:
+def parse(raw: object, key: str = "containers") -> ContainerPolicy:
     """
     Parse and validate a policy.
 
@@ -144,8 +144,8 @@ def parse(raw: object, key: str = "containers") -> Policy:
     """
     raw = {"mode": raw} if isinstance(raw, str) else raw
     given = validation.fields(raw, _KEYS, key, f"one of: {', '.join(MODES)}, or a mapping with mode and more")
-    default = Policy()
-    policy = Policy(
+    default = ContainerPolicy()
+    policy = ContainerPolicy(
         mode=_choice(given, "mode", MODES, default.mode, key),
         parallel=int(number(given, "parallel", 1, default.parallel, key, "a number of containers, 1 or more", int)),
         order=selectors(given.get("order"), f"{key}:order"),

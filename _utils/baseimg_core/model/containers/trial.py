@@ -38,7 +38,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """The outcome of a command in a throw-away container."""
 
     #: The exit code; ``None`` if the command did not start or was killed at its timeout.
@@ -110,7 +110,7 @@ def selects(trial: Trial, tags: tuple[str, ...], labels: Mapping[str, str]) -> b
     return any(policy.is_selected(trial.match, ImageName(tag, labels)) for tag in tags or ("",))
 
 
-def failure(trial: Trial, outcome: Outcome) -> str:
+def failure(trial: Trial, outcome: TrialOutcome) -> str:
     """
     Compare an outcome with the expectation of a trial.
 

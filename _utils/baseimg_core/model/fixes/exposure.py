@@ -60,7 +60,7 @@ class Knowledge:
 
 
 @dataclass(slots=True)
-class Answer:
+class ExposureAnswer:
     """Who is exposed."""
 
     #: The images and containers in which the fix is not in effect.
@@ -85,10 +85,10 @@ def _fixing(updates: Updates, advisory: str) -> list[str]:
     return [name for name, update in updates.items() if advisory in update["advisories"]]
 
 
-def answer(fleet: Fleet, query: Query) -> Answer:
+def answer(fleet: Fleet, query: Query) -> ExposureAnswer:
     """Return the images and containers without a fix in effect, and the numbers of those with it."""
     known = knowledge(fleet, query.advisory)
-    result = Answer(is_known=bool(known.fixed))
+    result = ExposureAnswer(is_known=bool(known.fixed))
     for observed in fleet.observed:
         if query.package:
             result.is_known |= bool(observed.installed and observed.installed.get(query.package))
@@ -231,7 +231,7 @@ def _not_here(observed: Observed, item: Item, package: str, version: str) -> Exp
 
 
 def as_dict(
-    query: Query, answered: Answer, fleet: Fleet, expected: Iterable[str], ages: Mapping[str, float]
+    query: Query, answered: ExposureAnswer, fleet: Fleet, expected: Iterable[str], ages: Mapping[str, float]
 ) -> dict[str, Any]:
     """
     Return the result of ``baseimg.exposed``.

@@ -22,7 +22,7 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class FixedPackage:
     """A package with a fix, as scanners see it in the image."""
 
     #: The package manager.
@@ -46,7 +46,7 @@ class Statement:
     #: Digests of the bundles that brought it.
     bundles: set[str] = field(default_factory=set)
     #: The packages with the fix.
-    packages: set[Package] = field(default_factory=set)
+    packages: set[FixedPackage] = field(default_factory=set)
 
     def add(self, exposure: Exposure) -> None:
         """Add an image or container in which the fix is not in effect, or may not be."""
@@ -187,11 +187,13 @@ def _by_advisory(updates: Updates) -> dict[str, list[str]]:
     return named
 
 
-def _packages(observed: Observed, advisory: str) -> Iterator[Package]:
+def _packages(observed: Observed, advisory: str) -> Iterator[FixedPackage]:
     for updates, _version in observed.sources:
         for name, update in updates.items():
             if advisory in update["advisories"] and not name.startswith("/"):
-                yield Package(observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"])
+                yield FixedPackage(
+                    observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"]
+                )
 
 
 def _product(item: Item) -> Product:

@@ -52,7 +52,7 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class ImageManifest:
     """One image of one platform."""
 
     #: The image configuration.
@@ -64,7 +64,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class ImageConfig:
     """The part of an image configuration that baseimg uses."""
 
     #: The platform.
@@ -176,7 +176,7 @@ def blob(raw: Any, where: str) -> Blob:
     raise malformed(where, "has a malformed descriptor; digests are sha256")
 
 
-def parse_manifest(raw: Any, where: str) -> Manifest:
+def parse_manifest(raw: Any, where: str) -> ImageManifest:
     """
     Parse an OCI manifest or a Docker manifest of schema 2.
 
@@ -197,7 +197,7 @@ def parse_manifest(raw: Any, where: str) -> Manifest:
         raise malformed(where, f"has more than {MAX_LAYERS} layers")
     for layer in layers:
         _check_layer_type(str(layer.get("mediaType")) if isinstance(layer, dict) else "", where)
-    return Manifest(blob(config, where), tuple(blob(layer, where) for layer in layers))
+    return ImageManifest(blob(config, where), tuple(blob(layer, where) for layer in layers))
 
 
 def _check_layer_type(media_type: str, where: str) -> None:
@@ -210,7 +210,7 @@ def _check_layer_type(media_type: str, where: str) -> None:
     raise LayerUnsupported(f"{where} has a layer of unknown type {media_type[:100]!r}", _REBUILD)
 
 
-def parse_archive(raw: Any, reference: str, where: str) -> Manifest:
+def parse_archive(raw: Any, reference: str, where: str) -> ImageManifest:
     """
     Choose one image of a ``docker save`` archive.
 
@@ -237,7 +237,7 @@ def parse_archive(raw: Any, reference: str, where: str) -> Manifest:
         raise ArgumentInvalid(f"{where} has several images: {', '.join(names[:10])}", f"give {where}:REFERENCE")
     tags = raw[0].get("RepoTags") or ()
     chosen = [reference] if reference else list(tags)
-    return Manifest(Blob(raw[0]["Config"]), tuple(Blob(name) for name in raw[0]["Layers"]), tuple(chosen))
+    return ImageManifest(Blob(raw[0]["Config"]), tuple(Blob(name) for name in raw[0]["Layers"]), tuple(chosen))
 
 
 def _has_tag(tags: Sequence[str], reference: str) -> bool:
@@ -264,7 +264,7 @@ def _is_archived(item: Any) -> bool:
     )
 
 
-def parse_config(raw: Any, layers: int, where: str) -> Config:
+def parse_config(raw: Any, layers: int, where: str) -> ImageConfig:
     """
     Parse an image configuration.
 
@@ -287,4 +287,4 @@ def parse_config(raw: Any, layers: int, where: str) -> Config:
         raise malformed(where, "has a malformed configuration")
     if not isinstance(diff_ids, list) or not all(map(ids.is_digest, diff_ids)) or len(diff_ids) != layers:
         raise malformed(where, f"has {layers} layers, and its configuration lists other layers")
-    return Config(platform, tuple(diff_ids), config)
+    return ImageConfig(platform, tuple(diff_ids), config)

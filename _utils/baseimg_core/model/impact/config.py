@@ -37,7 +37,7 @@ _DOCKER = ("Healthcheck", "Shell", "OnBuild")
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class ProcessConfig:
     """The part of an image's configuration that applies to processes in its containers."""
 
     #: Environment variables by name.
@@ -54,11 +54,11 @@ class Config:
     health: tuple[str, ...] = ()
 
 
-def parse(raw: Mapping[str, Any]) -> Config:
+def parse(raw: Mapping[str, Any]) -> ProcessConfig:
     """Parse an image's raw configuration. Fields of an unexpected type count as absent."""
     health = raw.get("Healthcheck")
     volumes = raw.get("Volumes")
-    return Config(
+    return ProcessConfig(
         environment=dict(text.partition("=")[::2] for text in _texts(raw.get("Env"))),
         entrypoint=_words(raw.get("Entrypoint")),
         command=_words(raw.get("Cmd")),

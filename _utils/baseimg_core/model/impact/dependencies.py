@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..stack import overlay
 from . import view as views
 from .elf import Elf
-from .view import Unreadable, View
+from .view import FileUnreadable, View
 
 _TRIPLES = {
     (64, 62): b"x86_64-linux-gnu",
@@ -92,7 +92,7 @@ class Loader:
                     return paths_seen
                 path = resolved
             elf = self._view.elf(path)
-        except Unreadable:
+        except FileUnreadable:
             return paths_seen | {path}
         return paths_seen | {path} | (set(self._load(path, elf, [], True).values()) if elf else set())
 
@@ -110,7 +110,7 @@ class Loader:
                 self._load(path, elf, problems, transitive)
                 yield from problems
                 return
-        except Unreadable as exc:
+        except FileUnreadable as exc:
             yield Problem("unreadable", path, str(exc).encode())
             return
         for interpreter in script:

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from .config import Config
+from .config import ProcessConfig
 
 _SHELLS = {"sh", "bash", "dash", "ash", "busybox"}
 # programs that start the program named in their arguments
@@ -34,7 +34,7 @@ _PLAIN = re.compile(r"[\w./+@:,~-]+", re.ASCII)
 _PATH = re.compile(rb"(?:(?<![\w.}/$-])|(?<=:-))/(?:[\w.+@-]+/)*[\w.+@-]+")
 
 
-def commands(config: Config) -> list[tuple[str, ...]]:
+def commands(config: ProcessConfig) -> list[tuple[str, ...]]:
     """
     Return the commands that an image runs.
 

@@ -13,7 +13,7 @@ from .elf import Elf
 _MAX_LINKS = 40  # the kernel's limit: path_resolution(7)
 
 
-class Unreadable(Exception):
+class FileUnreadable(Exception):
     """A file that a rule needs cannot be read; the message is the reason."""
 
 
@@ -38,10 +38,10 @@ class View(Protocol):
         """Return the node at a path without following symlinks; ``None`` if there is none."""
 
     def elf(self, path: bytes) -> Elf | None:
-        """Return the dynamic section of an ELF file, else ``None``; raises :class:`Unreadable`."""
+        """Return the dynamic section of an ELF file, else ``None``; raises :class:`FileUnreadable`."""
 
     def text(self, path: bytes) -> bytes:
-        """Return the first 64 KiB of a file; raises :class:`Unreadable`."""
+        """Return the first 64 KiB of a file; raises :class:`FileUnreadable`."""
 
     def libraries(self) -> Mapping[bytes, Sequence[bytes]]:
         """Return the absolute paths in ``ld.so.cache`` by library name."""

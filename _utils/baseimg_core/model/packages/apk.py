@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from . import relations
-from .dpkg import Package
+from .dpkg import InstalledPackage
 from .relations import BrokenRelation, Relation, Rules
 
 _DEPENDENCY = re.compile(r"(!?)([^<>=~!\s]+)(?:(>=|<=|=~|~=|[<>=~])(\S+))?")
@@ -23,13 +23,13 @@ _SUFFIXES = {"alpha": -4, "beta": -3, "pre": -2, "rc": -1, "cvs": 1, "svn": 2, "
 _END = (0, 0)
 
 
-def by_name(installed: bytes) -> dict[str, Package]:
+def by_name(installed: bytes) -> dict[str, InstalledPackage]:
     """Return the packages of an ``installed`` file by name."""
     packages = {}
     for stanza in installed.decode("utf-8", "replace").split("\n\n"):
         fields = {line[0]: line[2:] for line in stanza.splitlines() if line[1:2] == ":" and line[0] in "PVDpo"}
         if fields.get("P") and fields.get("V"):
-            packages[fields["P"]] = Package(fields["P"], fields["V"], fields)
+            packages[fields["P"]] = InstalledPackage(fields["P"], fields["V"], fields)
     return packages
 
 
@@ -61,7 +61,7 @@ def files(installed: bytes, names: Iterable[str]) -> dict[str, frozenset[bytes]]
     return paths
 
 
-def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
+def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage]) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
@@ -82,25 +82,25 @@ def _is_revision(version: str, required: str) -> bool:
     return version.rpartition("-r")[0] == required.rpartition("-r")[0] != ""
 
 
-def _needs(package: Package) -> Iterator[Relation]:
+def _needs(package: InstalledPackage) -> Iterator[Relation]:
     """Yield each dependency on a package. Paths are not judged."""
     for is_conflict, relation in _dependencies(package):
         if not is_conflict and not relation.name.startswith("/"):
             yield relation
 
 
-def _conflicts(package: Package) -> Iterator[Relation]:
+def _conflicts(package: InstalledPackage) -> Iterator[Relation]:
     return (relation for is_conflict, relation in _dependencies(package) if is_conflict)
 
 
-def _dependencies(package: Package) -> Iterator[tuple[bool, Relation]]:
+def _dependencies(package: InstalledPackage) -> Iterator[tuple[bool, Relation]]:
     """Yield whether each dependency is a conflict, and the relation."""
     for dependency in package.fields.get("D", "").split():
         if match := _DEPENDENCY.fullmatch(dependency):
             yield bool(match[1]), Relation(dependency[len(match[1]) :], match[2], match[3] or "", match[4] or "")
 
 
-def _provides(package: Package) -> Iterator[tuple[str, str]]:
+def _provides(package: InstalledPackage) -> Iterator[tuple[str, str]]:
     for provided in package.fields.get("p", "").split():
         name, _, version = provided.partition("=")
         yield name, version

@@ -21,7 +21,7 @@ _LINE = re.compile(rf"^({'|'.join(_FIELDS)}):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTI
 
 
 @dataclass(frozen=True, slots=True)
-class Package:
+class InstalledPackage:
     """One installed package."""
 
     #: The name, without architecture.
@@ -32,32 +32,32 @@ class Package:
     fields: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
-def installed(status: bytes) -> Iterator[Package]:
+def installed(status: bytes) -> Iterator[InstalledPackage]:
     """Yield the installed packages of a status file, each architecture of a package as one."""
     for stanza in status.decode("utf-8", "replace").split("\n\n"):
         fields = {match[1]: match[2].strip() for match in _LINE.finditer(stanza)}
         is_installed = fields.get("Status", "installed").split()[-1:] == ["installed"]  # not "half-installed"
         if is_installed and fields.get("Package") and fields.get("Version"):
-            yield Package(fields["Package"], fields["Version"], fields)
+            yield InstalledPackage(fields["Package"], fields["Version"], fields)
 
 
-def source_version(package: Package) -> str:
+def source_version(package: InstalledPackage) -> str:
     """Return the version of a package's source, which its changelog has: ``Source: lvm2 (2.03.16-2)``."""
     match = _SOURCE.fullmatch(package.fields.get("Source", ""))
     return match[1] if match else _BINARY_REBUILD.sub("", package.version)
 
 
-def source_name(package: Package) -> str:
+def source_name(package: InstalledPackage) -> str:
     """Return the name of a package's source, by which Debian's advisories name it."""
     return package.fields.get("Source", "").partition(" ")[0] or package.name
 
 
-def by_name(status: bytes) -> dict[str, Package]:
+def by_name(status: bytes) -> dict[str, InstalledPackage]:
     """Return the installed packages by name; of several architectures, the last one."""
     return {package.name: package for package in installed(status)}
 
 
-def versions(packages: Iterable[Package]) -> dict[str, str]:
+def versions(packages: Iterable[InstalledPackage]) -> dict[str, str]:
     """Return versions by name. Names of packages with several architectures have a suffix: ``libc6:i386``."""
     architectures: dict[str, dict[str, str]] = {}
     for package in packages:

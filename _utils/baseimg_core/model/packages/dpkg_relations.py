@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
-from .dpkg import Package
+from .dpkg import InstalledPackage
 from .relations import BrokenRelation
 
 _RELATION = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^)\s]+)\s*\))?[^|]*")
 
 
-def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
+def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage]) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
@@ -57,7 +57,7 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
 
 
 def _unmet(
-    package: Package, installed: Mapping[str, Package], provided: Mapping[str, list[str]]
+    package: InstalledPackage, installed: Mapping[str, InstalledPackage], provided: Mapping[str, list[str]]
 ) -> Iterator[tuple[str, str]]:
     """Yield the field and the clause of each dependency that is not met."""
     for name in ("Pre-Depends", "Depends"):
@@ -66,7 +66,7 @@ def _unmet(
                 yield name, clause
 
 
-def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[str, str, str]]:
+def _against(package: InstalledPackage, others: Mapping[str, InstalledPackage]) -> Iterator[tuple[str, str, str]]:
     """Yield each of ``others`` that ``package`` breaks or conflicts with, the field, and the clause."""
     for name in ("Breaks", "Conflicts"):
         for clause in _clauses(package.fields.get(name, "")):
@@ -75,7 +75,7 @@ def _against(package: Package, others: Mapping[str, Package]) -> Iterator[tuple[
                     yield other, name, clause
 
 
-def _is_revision(clause: str, installed: Mapping[str, Package]) -> bool:
+def _is_revision(clause: str, installed: Mapping[str, InstalledPackage]) -> bool:
     """True if another revision of the exact version that a clause requires is installed."""
     return any(
         operator == "=" and name in installed and _parts(installed[name].version)[:2] == _parts(version)[:2]
@@ -93,7 +93,7 @@ def _alternatives(clause: str) -> Iterator[tuple[str, str, str]]:
             yield match[1], match[2] or "", match[3] or ""
 
 
-def _provided(packages: Iterable[Package]) -> dict[str, list[str]]:
+def _provided(packages: Iterable[InstalledPackage]) -> dict[str, list[str]]:
     """Return the versions of virtual packages by name; ``""`` if unversioned."""
     provided: dict[str, list[str]] = {}
     for package in packages:
@@ -104,7 +104,7 @@ def _provided(packages: Iterable[Package]) -> dict[str, list[str]]:
 
 
 def _holds(
-    name: str, operator: str, version: str, installed: Mapping[str, Package], provided: Mapping[str, list[str]]
+    name: str, operator: str, version: str, installed: Mapping[str, InstalledPackage], provided: Mapping[str, list[str]]
 ) -> bool:
     package = installed.get(name)
     if package and satisfies(package.version, operator, version):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .dpkg import Package
+from .dpkg import InstalledPackage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +51,11 @@ class Rules:
     #: The field of conflicts, for :class:`BrokenRelation`.
     conflicts_field: str
     #: Yields what a package needs.
-    needs: Callable[[Package], Iterable[Relation]]
+    needs: Callable[[InstalledPackage], Iterable[Relation]]
     #: Yields what a package conflicts with.
-    conflicts: Callable[[Package], Iterable[Relation]]
+    conflicts: Callable[[InstalledPackage], Iterable[Relation]]
     #: Yields the names that a package provides, with the version; empty if unversioned.
-    provides: Callable[[Package], Iterable[tuple[str, str]]]
+    provides: Callable[[InstalledPackage], Iterable[tuple[str, str]]]
     #: True if an offered version satisfies an operator and a version.
     satisfies: Callable[[str, str, str], bool]
     #: True if an offered and a required version differ in the package's revision only.
@@ -66,7 +66,9 @@ class Rules:
 _Offers = Mapping[str, list[tuple[str, str]]]
 
 
-def broken_relations(rules: Rules, own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
+def broken_relations(
+    rules: Rules, own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage]
+) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
@@ -102,7 +104,7 @@ def broken_relations(rules: Rules, own: Iterable[Package], base: Mapping[str, Pa
     return violations
 
 
-def _offers(rules: Rules, packages: Iterable[Package]) -> _Offers:
+def _offers(rules: Rules, packages: Iterable[InstalledPackage]) -> _Offers:
     offers: dict[str, list[tuple[str, str]]] = {}
     for package in packages:
         for name, version in ((package.name, package.version), *rules.provides(package)):
@@ -110,7 +112,7 @@ def _offers(rules: Rules, packages: Iterable[Package]) -> _Offers:
     return offers
 
 
-def _unmet(rules: Rules, package: Package, offers: _Offers) -> Iterator[tuple[Relation, bool]]:
+def _unmet(rules: Rules, package: InstalledPackage, offers: _Offers) -> Iterator[tuple[Relation, bool]]:
     """Yield each need that is not met, and whether only the revision differs."""
     for need in rules.needs(package):
         versions = [version for _, version in offers.get(need.name, ())]
@@ -119,7 +121,7 @@ def _unmet(rules: Rules, package: Package, offers: _Offers) -> Iterator[tuple[Re
             yield need, same
 
 
-def _conflicting(rules: Rules, package: Package, offers: _Offers) -> Iterator[tuple[str, str]]:
+def _conflicting(rules: Rules, package: InstalledPackage, offers: _Offers) -> Iterator[tuple[str, str]]:
     """Yield the other packages that a package conflicts with, each with the relation."""
     for conflict in rules.conflicts(package):
         for other, version in offers.get(conflict.name, ()):

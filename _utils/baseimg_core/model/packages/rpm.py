@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from . import relations
-from .dpkg import Package
+from .dpkg import InstalledPackage
 from .relations import BrokenRelation, Relation, Rules
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
@@ -28,7 +28,7 @@ _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+|[~^]")
 _NOT_JUDGED = ("/", "rpmlib(", "(")
 
 
-def package(header: bytes) -> Package:
+def package(header: bytes) -> InstalledPackage:
     """
     Parse the header of an installed package.
 
@@ -48,7 +48,7 @@ def package(header: bytes) -> Package:
     for field, (names, flags, versions) in _RELATIONS.items():
         rows = zip(tags.get(names, ()), tags.get(flags, ()), tags.get(versions, ()), strict=True)
         fields[field] = "\n".join(_relation(str(name), int(flag), str(at)) for name, flag, at in rows)
-    return Package(str(tags[_NAME][0]), f"{version}{tags[_VERSION][0]}-{tags[_RELEASE][0]}", fields)
+    return InstalledPackage(str(tags[_NAME][0]), f"{version}{tags[_VERSION][0]}-{tags[_RELEASE][0]}", fields)
 
 
 def files(header: bytes) -> frozenset[bytes]:
@@ -65,9 +65,9 @@ def changelog(header: bytes) -> tuple[str, ...]:
     return tuple(map(str, _tags(header, {_CHANGELOG}).get(_CHANGELOG, ())))
 
 
-def by_name(packages: Iterable[Package]) -> dict[str, Package]:
+def by_name(packages: Iterable[InstalledPackage]) -> dict[str, InstalledPackage]:
     """Return packages by name; a second instance of a name is ``NAME.ARCHITECTURE``."""
-    named: dict[str, Package] = {}
+    named: dict[str, InstalledPackage] = {}
     for each in sorted(packages, key=lambda each: (each.name, each.version)):
         named[f"{each.name}.{each.fields['Architecture']}" if each.name in named else each.name] = each
     return named
@@ -99,7 +99,7 @@ def _relation(name: str, flags: int, version: str) -> str:
     return f"{name} {operator} {version}" if operator and version else name
 
 
-def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> list[BrokenRelation]:
+def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage]) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
@@ -116,7 +116,7 @@ def broken_relations(own: Iterable[Package], base: Mapping[str, Package]) -> lis
     return relations.broken_relations(_RULES, own, base)
 
 
-def _relations(package: Package, field: str) -> Iterator[Relation]:
+def _relations(package: InstalledPackage, field: str) -> Iterator[Relation]:
     """Yield each judged relation of a field."""
     for text in package.fields.get(field, "").splitlines():
         if not text.startswith(_NOT_JUDGED):
@@ -125,15 +125,15 @@ def _relations(package: Package, field: str) -> Iterator[Relation]:
             yield Relation(text, name, operator, version)
 
 
-def _needs(package: Package) -> Iterator[Relation]:
+def _needs(package: InstalledPackage) -> Iterator[Relation]:
     return _relations(package, "Requires")
 
 
-def _conflicts(package: Package) -> Iterator[Relation]:
+def _conflicts(package: InstalledPackage) -> Iterator[Relation]:
     return _relations(package, "Conflicts")
 
 
-def _provides(package: Package) -> Iterator[tuple[str, str]]:
+def _provides(package: InstalledPackage) -> Iterator[tuple[str, str]]:
     return ((relation.name, relation.version) for relation in _relations(package, "Provides"))
 
 

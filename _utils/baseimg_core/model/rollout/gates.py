@@ -15,7 +15,7 @@ _GATE_KINDS = ("url", "command", "function")
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class ServiceGate:
     """A health check of the service, which must pass after each wave and during the soak."""
 
     #: ``url``, ``command`` (on the master) or ``function`` (of an execution module).
@@ -32,7 +32,7 @@ class Gate:
     timeout: int = 10
 
 
-def parse_gates(raw: object, key: str) -> tuple[Gate, ...]:
+def parse_gates(raw: object, key: str) -> tuple[ServiceGate, ...]:
     """
     Parse the gates.
 
@@ -51,7 +51,7 @@ def parse_gates(raw: object, key: str) -> tuple[Gate, ...]:
     return tuple(_gate(gate, f"{key}:{number}") for number, gate in enumerate(raw or (), 1))
 
 
-def _gate(raw: object, key: str) -> Gate:
+def _gate(raw: object, key: str) -> ServiceGate:
     declared = fields(raw, _GATE_KEYS, key)
     kinds = [kind for kind in _GATE_KINDS if kind in declared]
     if len(kinds) != 1:
@@ -66,7 +66,7 @@ def _gate(raw: object, key: str) -> Gate:
     if (kind == "function") != ("tgt" in target) or (arguments and kind != "function"):
         raise wrong(key, declared, "tgt with a function, and tgt and arg with nothing else")
     timeout = seconds(declared.get("timeout", 10), f"{key}:timeout", 1)
-    return Gate(kind, subject, match, parse_target(target, key) if target else None, arguments, timeout)
+    return ServiceGate(kind, subject, match, parse_target(target, key) if target else None, arguments, timeout)
 
 
 def _is_pattern(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..policy import pillar, validation
 from ..policy.validation import wrong
-from .gates import Gate, parse_gates
+from .gates import ServiceGate, parse_gates
 from .hooks import Hook, parse_hook
 from .targets import Target, fields, parse_target, seconds, target_part
 from .windows import Window, parse_window, parse_windows
@@ -64,7 +64,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FailureDomain:
     """A failure domain: the nodes whose grain ``group_by`` has a value."""
 
     #: The grain's value.
@@ -78,13 +78,13 @@ class Wave:
     #: ``canary``, ``wave N``, ``rest``, or the declared name.
     name: str
     #: The wave's nodes; ``None`` for all remaining nodes.
-    who: Target | Share | Group | None
+    who: Target | Share | FailureDomain | None
     #: Percentage of the wave's nodes that must be updated.
     threshold: int
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RolloutPolicy:
     """The policy of a rollout."""
 
     #: The nodes that take part.
@@ -116,7 +116,7 @@ class Policy:
     #: Seconds between two waves.
     soak: int
     #: Checks after each wave and during the soak.
-    gates: tuple[Gate, ...]
+    gates: tuple[ServiceGate, ...]
     #: Seconds between two checks of the gates during a soak.
     gate_interval: int
     #: Runs before a node changes; ``None`` for nothing.
@@ -155,7 +155,7 @@ def merged(*places: object) -> dict[str, Any]:
     return policy
 
 
-def parse(raw: Mapping[str, Any]) -> Policy:
+def parse(raw: Mapping[str, Any]) -> RolloutPolicy:
     """
     Parse a policy.
 
@@ -172,7 +172,7 @@ def parse(raw: Mapping[str, Any]) -> Policy:
     choices = {"on_failure": (HALT, ROLLBACK), "unreachable": (WAIT, SKIP), "prepare": (STAGE, FETCH)}
     for key, known in choices.items():
         validation.choice(raw[key], f"rollout:{key}", known)
-    return Policy(
+    return RolloutPolicy(
         target=parse_target(raw["target"], "rollout:target"),
         exclude=_exclude(raw["exclude"]),
         unreachable=raw["unreachable"],
@@ -240,9 +240,9 @@ def _wave(raw: object, name: str, threshold: int) -> Wave:
     declared = fields(raw, _WAVE_KEYS, key)
     if sum(kind in declared for kind in ("tgt", "count", "group")) != 1:
         raise wrong(key, declared, "one of: tgt, count, group")
-    who: Target | Share | Group
+    who: Target | Share | FailureDomain
     if "group" in declared:
-        who = Group(validation.text(declared["group"], f"{key}:group"))
+        who = FailureDomain(validation.text(declared["group"], f"{key}:group"))
         name = f"group {who.name}"
     elif "count" in declared:
         who = _share(declared["count"], f"{key}:count")

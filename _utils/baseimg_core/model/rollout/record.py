@@ -19,7 +19,7 @@ from typing import Any
 from ...errors import RecordInvalid
 from . import bases
 from . import policy as rollout_policy
-from .policy import Policy
+from .policy import RolloutPolicy
 
 FORMAT = 2
 _READABLE = (1, 2)  # format 1 has no journal; the fields that it lacks have defaults
@@ -140,7 +140,7 @@ class Rollout:
     events: list[tuple[str, str]] = field(default_factory=list)
     format: int = FORMAT  #: Version of the record's format.
     #: The parsed ``policy``; ``None`` until it is read.
-    _rules: Policy | None = field(default=None, init=False, repr=False, compare=False)
+    _rules: RolloutPolicy | None = field(default=None, init=False, repr=False, compare=False)
     #: The nodes by state, wave and failure domain.
     _index: _Index = field(init=False, repr=False, compare=False)
     #: The changes since the last line of the journal.
@@ -153,7 +153,7 @@ class Rollout:
         self._numbers = {_key(declaration): number for number, declaration in enumerate(self.declared)}
 
     @property
-    def parsed_policy(self) -> Policy:
+    def parsed_policy(self) -> RolloutPolicy:
         """The parsed policy."""
         if self._rules is None:
             self._rules = rollout_policy.parse(self.policy)

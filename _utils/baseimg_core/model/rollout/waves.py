@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from .policy import Group, Policy, Share
+from .policy import FailureDomain, RolloutPolicy, Share
 from .record import APPLYING, BAD, FAILED, PASSED, PENDING, PREPARING, READY, RUNNING, Rollout
 from .targets import Target
 
 
 def assign(
-    policy: Policy,
+    policy: RolloutPolicy,
     nodes: Iterable[str],
     matched: Mapping[Target, Iterable[str]],
     groups: Mapping[str, str] | None = None,
@@ -38,7 +38,7 @@ def assign(
             taken = left
         elif isinstance(wave.who, Share):
             taken = left[: wave.who.of(total)]
-        elif isinstance(wave.who, Group):
+        elif isinstance(wave.who, FailureDomain):
             taken = [name for name in left if (groups or {}).get(name, "") == wave.who.name]
         else:
             members = set(matched[wave.who])

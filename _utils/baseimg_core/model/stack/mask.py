@@ -24,7 +24,7 @@ SameContent = Callable[[Node, Node], bool]
 _Directory = tuple[bytes, Any, Sequence[Any] | None]
 
 
-class View(Protocol[Node]):
+class StackView(Protocol[Node]):
     """The view of one stack of layers. All views of a mask use the same node type."""
 
     @property
@@ -59,7 +59,7 @@ class MaskEntry:
     link: bytes | None = None
 
 
-def mask(target: View[Node], below: Sequence[View[Node]], same_content: SameContent[Node]) -> list[MaskEntry]:
+def mask(target: StackView[Node], below: Sequence[StackView[Node]], same_content: SameContent[Node]) -> list[MaskEntry]:
     """
     Return a layer that shows ``target`` over each of the views ``below``.
 
@@ -75,7 +75,7 @@ def mask(target: View[Node], below: Sequence[View[Node]], same_content: SameCont
 
 
 class _Mask:
-    def __init__(self, target: View[Any], below: Sequence[View[Any]], same_content: SameContent[Any]) -> None:
+    def __init__(self, target: StackView[Any], below: Sequence[StackView[Any]], same_content: SameContent[Any]) -> None:
         self._target, self._below, self._same_content = target, below, same_content
         self._marks: dict[bytes, Mark] = {b"": Mark.DIRECTORY}
         self._groups = _Groups(len(below))
@@ -134,7 +134,7 @@ class _Mask:
         else:
             self._marks[path] = Mark.LEAF
 
-    def _matches(self, target: Any, view: View[Any], below: Any) -> bool:
+    def _matches(self, target: Any, view: StackView[Any], below: Any) -> bool:
         if target == below:
             return True
         if view.is_dir(below) or differences(view.entry(below), self._target.entry(target)):

@@ -23,7 +23,7 @@ _MAX_LINKS = 40  # symlinks in one path, as in path_resolution(7)
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class PackedEntry:
     """One entry of a layer tar."""
 
     #: The name, as in the tar.
@@ -45,7 +45,7 @@ class _Directory:
 class PackedLayer:
     """The paths of one layer tar. Needs about 300 bytes of memory for each path."""
 
-    def __init__(self, headers: Iterable[Header] = ()) -> None:
+    def __init__(self, headers: Iterable[PackedEntry] = ()) -> None:
         self._directories: dict[bytes, _Directory] = {b"": _Directory()}
         self._leaders: dict[bytes, bytes] = {}
         self._groups: dict[bytes, list[bytes]] = {}
@@ -95,7 +95,7 @@ class PackedLayer:
                 if entry is UNSPECIFIED:
                     yield overlay.join(path, name)
 
-    def add(self, header: Header) -> bytes:
+    def add(self, header: PackedEntry) -> bytes:
         """
         Add the next entry of the tar.
 
@@ -124,7 +124,7 @@ class PackedLayer:
             return path
         return b""
 
-    def _put(self, directory: _Directory, path: bytes, name: bytes, header: Header) -> None:
+    def _put(self, directory: _Directory, path: bytes, name: bytes, header: PackedEntry) -> None:
         entry = header.entry
         if entry is None:  # a hard link has the metadata of its file
             entry = self._link(path, self._resolve(header.link))

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from .record import Generation, Record
 
-_FORESEEN = -1  # the inode of a directory that does not exist yet
+_SIMULATED = -1  # the inode of a directory that does not exist yet
 
 EXACT, FOLLOW = "exact", "follow"
 #: Values of ``below`` in the declaration of a base.
@@ -148,12 +148,12 @@ def _identity(generation: Generation) -> tuple[str, str, str]:
     return content(generation), generation.version, generation.bundle
 
 
-def is_foreseen(generation: Generation) -> bool:
-    """True if a generation is on no disk (:func:`foresee`)."""
-    return generation.inode == _FORESEEN
+def is_simulated(generation: Generation) -> bool:
+    """True if a generation is on no disk (:func:`simulate`)."""
+    return generation.inode == _SIMULATED
 
 
-def foresee(record: Record, generation: Generation) -> Generation:
+def simulate(record: Record, generation: Generation) -> Generation:
     """
     Add a generation that an operation would make to a record in memory.
 
@@ -166,5 +166,5 @@ def foresee(record: Record, generation: Generation) -> Generation:
     """
     number = record.next_number
     record.highest = number
-    record.generations[number] = replace(generation, number=number, inode=_FORESEEN, activated="foreseen")
+    record.generations[number] = replace(generation, number=number, inode=_SIMULATED, activated="simulated")
     return record.generations[number]

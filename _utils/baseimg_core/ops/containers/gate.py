@@ -8,7 +8,7 @@ from ... import http_get
 from ...display import printable
 from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
-from ...model.containers.policy import Policy, Probe
+from ...model.containers.policy import ContainerPolicy, Probe
 
 _TRY = 10  # seconds for one try of a probe; the first tries may precede the application's start
 _LOG_LINES = 20  # log lines of a failed container
@@ -18,7 +18,7 @@ class GateFailure(Exception):
     """A container failed its gate. The message continues a sentence that starts with the container's name."""
 
 
-class Gate:
+class ContainerGate:
     """
     The health gate of one container that was just started.
 
@@ -26,7 +26,7 @@ class Gate:
     them may exit, as long as its policy restarts it and it passes within the timeout.
     """
 
-    def __init__(self, engine: Engine, container: Container, policy: Policy) -> None:
+    def __init__(self, engine: Engine, container: Container, policy: ContainerPolicy) -> None:
         self.container = container
         self._engine, self._policy = engine, policy
         self._probe = policy.probe(container)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...context import Context
 from ...disk.containers import journal, starts
 from ...disk.containers.journal import Journal
-from ...disk.containers.starts import Start
+from ...disk.containers.starts import ContainerStart
 from ...engine.base import Container, Engine
 from ...errors import (
     BaseimgError,
@@ -26,41 +26,18 @@ from ...errors import (
     RestartInterrupted,
 )
 from ...model.containers import plan as containers_plan
+from ...model.containers.outcome import RestartOutcome, explain
 from ...model.containers.plan import Restarts
-from ...model.containers.policy import Policy
+from ...model.containers.policy import ContainerPolicy
 from ...model.store.record import Record
 from .. import bases
 from ..bases import Base
 from . import usage
 from .gate import last_lines
-from .runner import Batch, ContainerRestarter, Failures
+from .runner import Batch, ContainerRestarter
 
 _ENDED = ("created", "exited", "dead")
 _MOUNT = "a mount that no container owns: unmount it"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """The outcome of a restart, by container name."""
-
-    #: The mode of the policy.
-    mode: str
-    #: Restarted containers, in order.
-    restarted: list[str] = field(default_factory=list)
-    #: Containers that an earlier run left stopped and this run started.
-    started: list[str] = field(default_factory=list)
-    #: Containers that were left alone, each with the reason.
-    left: dict[str, str] = field(default_factory=dict)
-    #: Containers that failed their gate, with ``reason`` and the last lines of the ``log``.
-    failed: Failures = field(default_factory=dict)
-    #: True if the base was swapped back.
-    rolled_back: bool = False
-    #: Containers that fail on the old content too.
-    still_failing: Failures = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the outcome in the form of operation results."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +80,7 @@ class RestartPlan:
 
 
 def plan_restarts(
-    engine: Engine, base: Base, record: Record | None, policy: Policy, current: int | None
+    engine: Engine, base: Base, record: Record | None, policy: ContainerPolicy, current: int | None
 ) -> RestartPlan:
     """
     Plan the restarts of a base.
@@ -144,7 +121,9 @@ def _restarted_in_vain(base: Base, listed: list[Container], unknown: set[str], c
     }
 
 
-def preview(engine: Engine, base: Base, record: Record | None, policy: Policy, current: int | None) -> dict[str, Any]:
+def preview(
+    engine: Engine, base: Base, record: Record | None, policy: ContainerPolicy, current: int | None
+) -> dict[str, Any]:
     """
     Preview the restarts of a base.
 
@@ -169,7 +148,7 @@ def recover(context: Context, base: Base) -> None:
     for key in noted.pending:
         # finish() retries and reports failures, once the declared content is live
         with contextlib.suppress(ContainerRefused, ContainerUnknown):
-            finish_restart(context.engine, noted, key, Policy().timeout)
+            finish_restart(context.engine, noted, key, ContainerPolicy().timeout)
 
 
 def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
@@ -202,7 +181,12 @@ def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> 
 
 
 def restart(
-    context: Context, base: Base, record: Record, policy: Policy, swapped: CompletedSwap | None, done: Outcome
+    context: Context,
+    base: Base,
+    record: Record,
+    policy: ContainerPolicy,
+    swapped: CompletedSwap | None,
+    done: RestartOutcome,
 ) -> None:
     """
     Restart containers by a policy; swap the base back if a gate fails.
@@ -221,7 +205,9 @@ def restart(
 class _Run:
     """One run of container restarts."""
 
-    def __init__(self, context: Context, base: Base, record: Record, policy: Policy, done: Outcome) -> None:
+    def __init__(
+        self, context: Context, base: Base, record: Record, policy: ContainerPolicy, done: RestartOutcome
+    ) -> None:
         self._engine, self._by, self._progress = context.engine, context.by, context.progress
         self._base, self._record, self._policy, self._done = base, record, policy, done
         self._noted = journal.read(base.store.layout.restarting)
@@ -325,7 +311,7 @@ class _Run:
             with contextlib.suppress(ContainerUnknown):
                 now = self._restarter.retry_unreachable(self._engine.container, container.id)
                 proven = container.id not in self._restarter.still_mounted
-                known.by_id[now.id] = Start(self._record.current, now.started, now.pid, proven)
+                known.by_id[now.id] = ContainerStart(self._record.current, now.started, now.pid, proven)
         with contextlib.suppress(OSError):
             known.save(path, [container.id for container in self._engine.containers(stopped=True)])
 
@@ -405,7 +391,7 @@ def finish(
     context: Context,
     base: Base,
     record: Record,
-    policy: Policy,
+    policy: ContainerPolicy,
     swapped: CompletedSwap | None,
     result: dict[str, Any],
 ) -> dict[str, Any]:
@@ -427,7 +413,7 @@ def finish(
         GateFailed: A container failed its gate. The error carries the final result.
         RestartInterrupted: The restart was interrupted. The error carries the final result.
     """
-    done, version = Outcome(policy.mode), record.generations[record.current].version
+    done, version = RestartOutcome(policy.mode), record.generations[record.current].version
     try:
         restart(context, base, record, policy, swapped, done)
     except BaseimgError as exc:
@@ -445,7 +431,7 @@ def finish(
     return result
 
 
-def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, result: dict[str, Any]) -> None:
+def check_proven(engine: Engine, base: Base, record: Record, policy: ContainerPolicy, result: dict[str, Any]) -> None:
     """
     Raise an error if a container that the policy restarts may still run on old content.
 
@@ -470,7 +456,7 @@ def check_proven(engine: Engine, base: Base, record: Record, policy: Policy, res
 
 
 def _final_result(
-    result: dict[str, Any], record: Record, swapped: CompletedSwap | None, done: Outcome
+    result: dict[str, Any], record: Record, swapped: CompletedSwap | None, done: RestartOutcome
 ) -> dict[str, Any]:
     """Return the result after a restart: the live content, and the outcome for containers."""
     live = record.generations[record.current]
@@ -482,36 +468,6 @@ def _final_result(
         "generation": live.number,
         "restart": done.as_dict(),
     }
-
-
-def explain(name: str, version: str, policy: Policy, done: Outcome, live_version: str) -> str:
-    """
-    Describe failed gates for operators.
-
-    Args:
-        name: The base.
-        version: The version on which the gates failed.
-        policy: The declared policy.
-        done: The outcome of the restart.
-        live_version: The version that is live now.
-    """
-    reasons = "; ".join(f"{container} {failure['reason']}" for container, failure in done.failed.items())
-    text = f"{name} {version}: {reasons}. "
-    if policy.continues_on_failure:
-        text += f"The base shows {live_version}, the other containers were restarted"
-    elif not done.rolled_back:
-        text += f"The base shows {live_version}, and no other container was restarted after that"
-        if policy.restarts and policy.on_failure == "rollback":
-            text += ": no other content is present to go back to"
-    else:
-        again = [container for container in done.restarted if container not in done.still_failing]
-        text += f"The base shows {live_version} again" + (f"; restarted on it: {', '.join(again)}" if again else "")
-    for container, failure in done.still_failing.items():
-        text += f". STILL FAILING on {live_version}: {container} {failure['reason']}"
-    for container, failure in (done.failed | done.still_failing).items():
-        if failure["log"]:
-            text += f"\nThe last lines of {container}:\n  " + "\n  ".join(failure["log"][-5:])
-    return text
 
 
 def still_stopped(engine: Engine, base: Base) -> list[str]:

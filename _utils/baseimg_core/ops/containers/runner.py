@@ -10,19 +10,19 @@ from typing import Any, ParamSpec, TypeVar
 
 from ...engine.base import Container, Engine
 from ...errors import ContainerRefused, ContainerUnknown, EngineUnreachable
-from ...model.containers.policy import Policy
-from .gate import Gate, GateFailure, last_lines
+from ...model.containers.outcome import Failures
+from ...model.containers.policy import ContainerPolicy
+from .gate import ContainerGate, GateFailure, last_lines
 
 POINTS = ("restart.noted", "restart.stopped", "restart.started", "restart.gated", "back.swapped", "back.started")
 _POLL = 0.2  # seconds between two checks
 Group = tuple[Container, ...]
 Batch = tuple[Group, ...]
-Failures = dict[str, dict[str, Any]]
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def check_can_restart(engine: Engine, policy: Policy) -> None:
+def check_can_restart(engine: Engine, policy: ContainerPolicy) -> None:
     """
     Refuse the policy ``restart`` for an engine whose containers another manager owns.
 
@@ -42,7 +42,7 @@ class ContainerRestarter:
     #: Called at each point of ``POINTS``. Tests replace it.
     trace: Callable[[str], None] = staticmethod(lambda _point: None)
 
-    def __init__(self, engine: Engine, policy: Policy, waiting: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, policy: ContainerPolicy, waiting: Callable[[str], None]) -> None:
         self._engine, self._policy, self._waiting = engine, policy, waiting
         #: IDs of containers that kept their old mount at their start.
         self.still_mounted: set[str] = set()
@@ -99,7 +99,9 @@ class ContainerRestarter:
             for container in members
             if container.id in refused
         }
-        gates = [Gate(self._engine, container, self._policy) for container in members if container.id not in refused]
+        gates = [
+            ContainerGate(self._engine, container, self._policy) for container in members if container.id not in refused
+        ]
         while gates and (patient or not failed):
             for gate in list(gates):
                 try:

@@ -19,10 +19,10 @@ from ...engine.base import Image
 from ...errors import ArgumentInvalid, TrialFailed
 from ...model.containers import trial as trials
 from ...model.containers.sandbox import UserUnknown
-from ...model.containers.trial import Outcome, Trial
+from ...model.containers.trial import Trial, TrialOutcome
 from ...model.impact import config as configs
 from ...model.impact import dependencies, started
-from ...model.impact.view import Unreadable, file_at
+from ...model.impact.view import FileUnreadable, file_at
 from ...model.store.record import Generation, Record
 from .. import bases
 from ..bases import Base
@@ -87,7 +87,7 @@ def _check_image(
 
 def run(
     context: Context, base: Base, record: Record, generation: Generation, image: Image, trial: Trial
-) -> tuple[Outcome, str]:
+) -> tuple[TrialOutcome, str]:
     """
     Run one trial of an image over a generation.
 
@@ -123,7 +123,7 @@ def run(
             return _list_libraries(view, sandbox, image, trial)
         outcome = sandbox.run(trial.command, trial.timeout, trial.memory << 20)
     except UserUnknown as exc:
-        outcome = Outcome(None, "", str(exc))
+        outcome = TrialOutcome(None, "", str(exc))
     finally:
         shutil.rmtree(place)
     return outcome, trials.failure(trial, outcome)
@@ -139,9 +139,9 @@ def _text(view: LayeredView, path: bytes) -> str:
     return view.content(resolved).decode("utf-8", "replace") if resolved else ""
 
 
-def _list_libraries(view: LayeredView, sandbox: Sandbox, image: Image, trial: Trial) -> tuple[Outcome, str]:
+def _list_libraries(view: LayeredView, sandbox: Sandbox, image: Image, trial: Trial) -> tuple[TrialOutcome, str]:
     """Let the image's own dynamic loader list the libraries of each started program. Executes no program."""
-    outcome, failure = Outcome(0, ""), ""
+    outcome, failure = TrialOutcome(0, ""), ""
     try:
         for program in _programs(view, image):
             if isinstance(program, str):
@@ -152,12 +152,12 @@ def _list_libraries(view: LayeredView, sandbox: Sandbox, image: Image, trial: Tr
             outcome = replace(loaded, output=outcome.output + loaded.output)
             if failure := _unloadable(trial, loaded):
                 return outcome, f"{os.fsdecode(place)}: {failure}"
-    except Unreadable as exc:
+    except FileUnreadable as exc:
         failure = str(exc)
     return outcome, failure
 
 
-def _unloadable(trial: Trial, loaded: Outcome) -> str:
+def _unloadable(trial: Trial, loaded: TrialOutcome) -> str:
     """Return why the loader cannot load a program, in its own words; empty if it can."""
     lines = [line.strip() for line in loaded.output.splitlines() if line.strip()]
     missing = [line for line in lines if _MISSING in line]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...disk.containers import starts
-from ...disk.containers.visible_generation import Generations
+from ...disk.containers.visible_generation import GenerationDetector
 from ...disk.store import lifetimes
 from ...disk.store.observe import observe
 from ...engine import mounts
@@ -167,7 +167,7 @@ class _Survey:
             for mount in self._table.mounts
             if self._layer.is_used_by(mount) and (self._layer.is_named_by(mount) or mounts.is_mounted(mount))
         ]
-        with Generations(self._places, self._base.lower) as generations:
+        with GenerationDetector(self._places, self._base.lower) as generations:
             owned: set[str] = set()
             for container in self._usage.listed:
                 if container.pid:
@@ -181,7 +181,7 @@ class _Survey:
                 holder = f"mount {overlay.path_text(mount.point)} (process {mount.pid})"
                 self._usage.uses.append(Use(holder, None, possible, self._layer.is_named_by(mount)))
 
-    def _add_container(self, container: Container, used: list[Mount], generations: Generations) -> set[str]:
+    def _add_container(self, container: Container, used: list[Mount], generations: GenerationDetector) -> set[str]:
         """Add a container if it uses the base. Return the devices of its overlays."""
         root = self._table.root_of(container.pid)
         namespace = self._table.namespaces.get(container.pid)
@@ -210,14 +210,14 @@ class _Survey:
         number = self._starts.generation(container.id, container.started, container.pid)
         return frozenset({number}) if number in possible and len(possible) > 1 else possible
 
-    def _possible(self, mount: Mount, generations: Generations) -> frozenset[int]:
+    def _possible(self, mount: Mount, generations: GenerationDetector) -> frozenset[int]:
         if mount.kind != "overlay":
             return self._layer.generations_of_bind(mount)
         if mount.device not in self._by_device:
             self._by_device[mount.device] = self._of_overlay(mount, generations)
         return self._by_device[mount.device]
 
-    def _of_overlay(self, mount: Mount, generations: Generations) -> frozenset[int]:
+    def _of_overlay(self, mount: Mount, generations: GenerationDetector) -> frozenset[int]:
         above, complete = self._layer.above(mount)
         possible = self._everything
         if above is not None:

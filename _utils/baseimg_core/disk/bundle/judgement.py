@@ -1,7 +1,7 @@
 """
 The judgement beside a bundle: ``BUNDLE.judged``, and its signature ``BUNDLE.judged.sig``.
 
-:mod:`model.impact.attached` defines the document. The signature has the form of a bundle's
+:mod:`model.impact.judgement` defines the document. The signature has the form of a bundle's
 (:mod:`disk.bundle.signature`).
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from ...errors import BundleInvalid, DigestMismatch, SignatureMissing
 from ...linux.files import open_regular, save, unlink_if_exists
 from ...linux.oserrors import translate_os_errors
-from ...model.impact import attached
-from ...model.impact.attached import AttachedJudgement, Attachment, JudgementMalformed
+from ...model.impact import judgement as model_judgement
+from ...model.impact.judgement import Attachment, BundleJudgement, JudgementMalformed
 from ...model.policy.pillar import JUDGEMENT_SUFFIX, SIGNATURE_SUFFIX
 from ...model.signature import PublicKey
 from . import signature
@@ -64,9 +64,9 @@ def read_document(path: str) -> bytes:
     if not os.path.lexists(path):
         raise FileNotFoundError(path)
     with translate_os_errors(path, "read"), open_regular(path) as file:
-        data = file.read(attached.MAX_SIZE + 1)
-    if len(data) > attached.MAX_SIZE:
-        raise BundleInvalid(f"the judgement {path} is larger than {attached.MAX_SIZE} bytes", _AGAIN)
+        data = file.read(model_judgement.MAX_SIZE + 1)
+    if len(data) > model_judgement.MAX_SIZE:
+        raise BundleInvalid(f"the judgement {path} is larger than {model_judgement.MAX_SIZE} bytes", _AGAIN)
     return data
 
 
@@ -94,7 +94,7 @@ def read(path: str, digest: str) -> Attachment:
     return Attachment(document)
 
 
-def parse(document: bytes, digest: str, where: str) -> AttachedJudgement:
+def parse(document: bytes, digest: str, where: str) -> BundleJudgement:
     """
     Return the judgement in a document.
 
@@ -108,7 +108,7 @@ def parse(document: bytes, digest: str, where: str) -> AttachedJudgement:
         DigestMismatch: The judgement is about another bundle.
     """
     try:
-        judgement = attached.parse(document)
+        judgement = model_judgement.parse(document)
     except JudgementMalformed as exc:
         raise BundleInvalid(f"the judgement {where} is not valid: {exc}", _AGAIN) from None
     if judgement.bundle != digest:

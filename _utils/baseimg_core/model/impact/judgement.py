@@ -41,7 +41,7 @@ class JudgementMalformed(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class AttachedJudgement:
+class BundleJudgement:
     """What a judgement says about a bundle."""
 
     #: When the images were judged, UTC: ``2026-05-14T09:30:00Z``.
@@ -102,7 +102,7 @@ def dump(result: Mapping[str, Any]) -> bytes:
     return (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
 
 
-def parse(data: bytes) -> AttachedJudgement:
+def parse(data: bytes) -> BundleJudgement:
     """
     Read the document of a judgement.
 
@@ -113,7 +113,7 @@ def parse(data: bytes) -> AttachedJudgement:
         raw = json.loads(data)
         known = raw["format"]
         images = {str(image["image"]): Verdict(image["verdict"]) for image in raw["images"]}
-        judgement = AttachedJudgement(str(raw["time"]), str(raw["bundle"]), str(raw["version"]), images)
+        judgement = BundleJudgement(str(raw["time"]), str(raw["bundle"]), str(raw["version"]), images)
     except (ValueError, LookupError, TypeError, RecursionError) as exc:
         raise JudgementMalformed(f"it is not a judgement: {type(exc).__name__}") from None
     if known != FORMAT:

@@ -9,11 +9,11 @@ import pytest
 
 from baseimg_core.context import Context
 from baseimg_core.errors import BaseAbsent, BaseimgError, SpaceExhausted, VersionUnknown
-from baseimg_core.model.containers.policy import Policy
-from baseimg_core.ops import bases, converge, together
+from baseimg_core.model.containers.policy import ContainerPolicy
+from baseimg_core.ops import bases, converge, several_bases
 from baseimg_core.ops import hold as ops_hold
 from baseimg_core.ops.preview import Goal
-from baseimg_core.ops.together import Return
+from baseimg_core.ops.several_bases import Return
 from tests.support.kernel import differences
 from tests.support.nests import NestNode, files
 
@@ -43,15 +43,15 @@ def goals(node: NestNode, **versions: str) -> list[Goal]:
 
 
 def run(node: NestNode, *declared: Goal) -> dict[str, Any]:
-    return together.converge(node.context, declared, admit)
+    return several_bases.converge(node.context, declared, admit)
 
 
 @pytest.mark.parametrize("order", [("os", "java"), ("java", "os")])
 def test_both_change_and_return(node: NestNode, order: tuple[str, str]) -> None:
     before = node.view(APP)
     declared = goals(node, **dict.fromkeys(order, "2"))
-    planned = together.plan(node.context, declared)
-    prepared = together.prepare(node.context, declared, 1e9)
+    planned = several_bases.plan(node.context, declared)
+    prepared = several_bases.prepare(node.context, declared, 1e9)
     done = run(node, *declared)
     for result in (planned, prepared, done):
         names = ",".join(goal.name for goal in declared)
@@ -60,15 +60,15 @@ def test_both_change_and_return(node: NestNode, order: tuple[str, str]) -> None:
     assert differences(node.view(OS), node.views[OS, "2"]) == []
     again = run(node, *declared)
     assert (again["changed"], again["from"], again["to"]) == (False, "2,2", "2,2")
-    assert together.plan(node.context, declared)["changed"] is False
-    returns = [Return(goal.name, "1", Policy()) for goal in declared]
-    back = together.roll_back(node.context, returns, "not wanted")
+    assert several_bases.plan(node.context, declared)["changed"] is False
+    returns = [Return(goal.name, "1", ContainerPolicy()) for goal in declared]
+    back = several_bases.roll_back(node.context, returns, "not wanted")
     assert (back["from"], back["to"], len(back["holds"])) == ("2,2", "1,1", 2)
     assert differences(node.view(APP), before) == []
 
 
 def test_what_one_cannot_reach_changes_none(node: NestNode) -> None:
-    for function in (run, lambda node, *declared: together.fetch(node.context, declared)):
+    for function in (run, lambda node, *declared: several_bases.fetch(node.context, declared)):
         with pytest.raises(VersionUnknown):
             function(node, *goals(node, java="2", os="9"))
     with pytest.raises(BaseAbsent):
@@ -107,6 +107,6 @@ def test_the_deadline_is_that_of_the_start(node: NestNode) -> None:
 
     context = node.context
     object.__setattr__(context, "admit", once)
-    together.converge(context, goals(node, os="2", java="2"), lambda: admitted.append("later"))
+    several_bases.converge(context, goals(node, os="2", java="2"), lambda: admitted.append("later"))
     assert admitted.index("later") > 0
     assert "first" not in admitted[admitted.index("later") :]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from baseimg_core.model.impact import attached
-from baseimg_core.model.impact.attached import JudgementMalformed
+from baseimg_core.model.impact import judgement
+from baseimg_core.model.impact.judgement import JudgementMalformed
 
 DIGEST = "sha256:" + "1" * 64
 
@@ -19,13 +19,13 @@ def document(verdicts: Mapping[str, str], **changes: Any) -> bytes:
         {"image": name, "verdict": verdict, "accepted": False, "reasons": []} for name, verdict in verdicts.items()
     ]
     common = {"time": "2026-05-14T09:30:00Z", "source": "b:1", "target": "b:2", "version": "2", "hash": DIGEST}
-    return attached.dump({**common, "images": images, **changes})
+    return judgement.dump({**common, "images": images, **changes})
 
 
 def test_the_line_of_a_plan() -> None:
     verdicts = {"docker://r.corp/legacy:1": "breaks", "docker://r.corp/report:3": "breaks"}
     verdicts.update({f"app{number}:1": "effective" for number in range(212)})
-    assert attached.parse(document(verdicts)).line == (
+    assert judgement.parse(document(verdicts)).line == (
         "judged 14 May 2026: 212 of 214 applications effective, 2 break: r.corp/legacy:1, r.corp/report:3"
     )
 
@@ -33,12 +33,12 @@ def test_the_line_of_a_plan() -> None:
 def test_every_other_verdict_is_in_the_line() -> None:
     verdicts = {**{f"b{number}": "breaks" for number in range(7)}, "i": "impaired", "n": "not-checked"}
     verdicts.update({"o": "blocked", "p": "partly", "q": "partly", "e": "effective"})
-    judgement = attached.parse(document(verdicts))
-    assert judgement.line.partition(": ")[2] == (
+    parsed = judgement.parse(document(verdicts))
+    assert parsed.line.partition(": ")[2] == (
         "1 of 13 applications effective, 7 break: b0, b1, b2, b3, b4 and 2 more, 1 impaired: i, 1 not checked: n, "
         "1 blocked, 2 partly effective"
     )
-    assert sum(judgement.counts.values()) == 13
+    assert sum(parsed.counts.values()) == 13
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_every_other_verdict_is_in_the_line() -> None:
 def test_what_is_no_judgement(changes: dict[str, Any]) -> None:
     data = json.dumps({**json.loads(document({"a": "breaks"})), **changes}).encode()
     with pytest.raises(JudgementMalformed):
-        attached.parse(data)
+        judgement.parse(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"\xff", b"[" * 100_000])
 def test_data_that_is_no_judgement(data: bytes) -> None:
     with pytest.raises(JudgementMalformed):
-        attached.parse(data)
+        judgement.parse(data)

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..context import Context
 from ..errors import BaseimgError, GateFailed
-from ..model.containers.policy import Policy
+from ..model.containers.policy import ContainerPolicy
 from ..model.rollout.bases import join
-from . import bases, contents, preview
+from . import bases, declared_bases, preview
 from . import converge as ops_converge
 from . import fetch as ops_fetch
 from . import prepare as ops_prepare
@@ -32,7 +32,7 @@ class Return:
     #: The version, or ``pristine``; ``None`` for the generation that was live before the last change.
     to: str | None
     #: The policy for its containers.
-    policy: Policy
+    policy: ContainerPolicy
 
 
 def plan(context: Context, goals: Sequence[Goal], earlier: Sequence[Goal] = ()) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def converge(context: Context, goals: Sequence[Goal], admit_later: Callable[[], 
     done: dict[str, dict[str, Any]] = {}
     try:
         for goal in ordered:
-            swapped[goal.name] = _converge(context, replace(goal, policy=Policy(), keep=None))
+            swapped[goal.name] = _converge(context, replace(goal, policy=ContainerPolicy(), keep=None))
             context = replace(context, admit=admit_later)
         for goal in reversed(ordered):  # a container on several bases restarts with the lowest
             own = _converge(context, goal)
@@ -188,12 +188,12 @@ def _in_order(context: Context, goals: Sequence[Goal]) -> list[Goal]:
 def _joined(goals: Sequence[Goal | Return], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return one result, with the bases and their versions in the order of the goals."""
     own = [results[goal.name] for goal in goals]
-    joined = contents.join(own)
+    joined = declared_bases.join(own)
     pruned = [result["pruned"] for result in own if "pruned" in result]
     return {
         **joined,
         **_names(goals, own),
-        **({"pruned": contents.join_values(pruned)} if pruned else {}),
+        **({"pruned": declared_bases.join_values(pruned)} if pruned else {}),
         "bases": own,
     }
 
