@@ -206,10 +206,10 @@ class BundleMismatch(BaseimgError):
 
 
 class DeltaMismatch(BaseimgError):
-    """The old files that the delta needs differ on this node from those that it was built from."""
+    """The old files that the bundle needs differ on this node from those that it was built from."""
 
     code = "delta-mismatch"
-    hint = "baseimg.verify lists the changed files; a bundle with the full encoding does not need them"
+    hint = "baseimg.verify lists the changed files; build the bundle again from the images that this node has"
 
 
 class DeviceRefused(BaseimgError):

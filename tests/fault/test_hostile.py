@@ -30,6 +30,12 @@ DIR = tarfile.DIRTYPE
 LNK = tarfile.LNKTYPE
 OUTSIDE = "/tmp/baseimg-must-not-be-written"
 
+
+def left_out(size: int) -> dict[str, str]:
+    """The records of a file whose content the layer leaves out."""
+    return {"BASEIMG.kept": str(size), "BASEIMG.sha256": "0" * 64}
+
+
 # case -> the layer's entries
 LAYERS: dict[str, list[bytes]] = {
     "an absolute name": [entry("/etc/passwd", b"x")],
@@ -54,6 +60,14 @@ LAYERS: dict[str, list[bytes]] = {
     "a hard link through a symlink": [link("a", "/etc"), link("b", "a/passwd", LNK)],
     "a hard link to a directory": [entry("a", type=DIR), link("b", "a", LNK)],
     "a hard link with content": [entry("a", b"x", pax_headers={"BASEIMG.leads": "1"}), entry("b", b"y", type=LNK, linkname="a")],
+    "a directory without its content": [entry("a", type=DIR, pax_headers=left_out(3))],
+    "a leader without its content": [entry("a", pax_headers={**left_out(3), "BASEIMG.leads": "1"}), link("b", "a", LNK)],
+    "content that is left out and present": [entry("a", b"x", pax_headers=left_out(3))],
+    "no content is left out": [entry("a", pax_headers=left_out(0))],
+    "less than no content is left out": [entry("a", pax_headers=left_out(-3))],
+    "content left out without a digest": [entry("a", pax_headers={"BASEIMG.kept": "3"})],
+    "content left out with half a digest": [entry("a", pax_headers={"BASEIMG.kept": "3", "BASEIMG.sha256": "ab"})],
+    "content left out, undeclared": [entry("etc/keep", pax_headers=left_out(3))],
     "a whiteout in disguise": [device("a", 0, 0)],
     "a device number out of range": [device("a", 1 << 13, 0)],
     "a whiteout without a name": [entry(".wh.")],
@@ -166,7 +180,7 @@ def test_a_million_entries_more_than_the_manifest_says(node, forge, tmp_path):
 @pytest.mark.parametrize(
     ("what", "kind", "parts"),
     [
-        ("format version", BundleInvalid, {"manifest": lambda m: m.update(format=2)}),
+        ("format version", BundleInvalid, {"manifest": lambda m: m.update(format=3)}),
         ("diff ID", DigestMismatch, {"manifest": lambda m: m.update(diff_id=digest(b"other"))}),
         ("layer size too small", BundleInvalid, {"manifest": lambda m: m.update(layer_size=PLAIN_SIZE - 1)}),
         ("layer size too large", BundleInvalid, {"manifest": lambda m: m.update(layer_size=PLAIN_SIZE + 1)}),

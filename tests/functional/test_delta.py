@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,56 @@ def test_a_chain_whose_last_delta_does_not_fit_leaves_nothing(node: Lab) -> None
     bundles = {"12.1": source(first), "12.2": source(second)}
     node.refused("delta-mismatch", "converge", BASE, "12.2", bundles)
     assert node.version() == "12.0"
+
+
+class TestUnchangedContent:
+    """A path of which only metadata changed: the bundle does not carry its content."""
+
+    OLD = layer(file("etc/version", b"12.0\n"), file("lib/large", LIBRARY), file("bin/tool", LIBRARY[::-1], mode=0o755))
+    FIRST = layer(
+        file("etc/version", b"12.1\n"), file("lib/large", LIBRARY, mtime=2_000_000_000), file("bin/tool", LIBRARY[::-1])
+    )
+    SECOND = layer(file("etc/version", b"12.2\n"), file("lib/large", LIBRARY, uid=7))
+
+    @pytest.fixture
+    def node(self, lab: Lab) -> Lab:
+        base = [BUSYBOX, self.OLD]
+        app = [*base, APP_LAYER]
+        lab.load({BASE: base, NEW: [*base, self.FIRST], NEWER: [*base, self.FIRST, self.SECOND], APP: app})
+        return lab
+
+    def test_it_is_left_out_and_shown(self, node: Lab) -> None:
+        old, target = show(node.dirs(BASE)), show(node.dirs(NEW))
+        made = build(node, "b.tar")
+        manifest = node.inspect(made["bundle"], verify=True)
+        assert (manifest["format"], manifest["totals"]["kept"]) == (2, 2 * len(LIBRARY))
+        assert made["size"] < len(LIBRARY) // 10
+        node.apply(made["bundle"])
+        assert differences(show(node.dirs(BASE)), target) == []
+        (verified,) = node.verify(BASE, deep=True)
+        assert verified["ok"]
+        node.rollback(BASE)
+        assert differences(show(node.dirs(BASE)), old) == []
+
+    def test_a_chain(self, node: Lab) -> None:
+        first, second = node.bundle(BASE, NEW), node.bundle(NEW, NEWER)
+        target, bundles = show(node.dirs(NEWER)), {"12.1": source(first), "12.2": source(second)}
+        planned = node.plan(BASE, "12.2", bundles)
+        assert planned["impact"]["verdicts"]["effective"] == 2
+        node.converge(BASE, "12.2", bundles)
+        assert differences(show(node.dirs(BASE)), target) == []
+
+    def test_content_of_another_build_is_refused(self, node: Lab) -> None:
+        """The bundle was built where the file had other content; the node finds this out, and changes nothing."""
+        files = [Path(directory) / "lib/large" for directory in (node.dirs(BASE)[0], node.dirs(NEW)[0])]
+        for path in files:
+            path.write_bytes(b"X" + LIBRARY[1:])
+            os.utime(path, (0, 2_000_000_000 if path == files[1] else 0))
+        made = build(node, "b.tar")
+        for path in files:
+            path.write_bytes(LIBRARY)
+        node.refused("delta-mismatch", "apply", made["bundle"])
+        assert node.version() == "12.0"
 
 
 def test_old_files_that_were_changed(node: Lab) -> None:

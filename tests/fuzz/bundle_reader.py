@@ -21,6 +21,7 @@ import atheris
 with atheris.instrument_imports():
     from baseimg_core.disk.bundle import compression, delta
     from baseimg_core.disk.bundle.reader import Bundle
+    from baseimg_core.disk.bundle.source_files import SourceFiles
     from baseimg_core.disk.stack.directories import Stack
     from baseimg_core.errors import BundleInvalid, DeltaMismatch
 
@@ -39,7 +40,7 @@ def read(data: bytes) -> None:
     for path in (raw, forged):
         with contextlib.suppress(BundleInvalid), Bundle.open(str(path)) as bundle:
             bundle.verify()
-    reader = delta.DeltaReader(io.BytesIO(data), delta.SourceFiles(Stack([str(WORK)])))
+    reader = delta.DeltaReader(io.BytesIO(data), SourceFiles(Stack([str(WORK)])))
     with contextlib.suppress(BundleInvalid, DeltaMismatch, *compression.errors()), contextlib.closing(reader):
         while reader.read(1 << 20):
             pass

@@ -62,10 +62,22 @@ def applied(
     top, *lower = base
     new = work / name
     new.mkdir()
-    builder = GenerationBuilder(str(new), Stack([str(path) for path in lower]), shared)
-    for path in reversed(bundles):
-        with Bundle.open(str(path)) as bundle:
-            builder.add_changes(bundle.members(source=Stack([str(layer) for layer in base])))
+    parts: list[list[Bundle]] = []  # a bundle that needs its source begins a new one
+    with contextlib.ExitStack() as opened:
+        for bundle in (opened.enter_context(Bundle.open(str(path))) for path in bundles):
+            if not parts or bundle.needs_source:
+                parts.append([])
+            parts[-1].append(bundle)
+
+        def add(part: list[Bundle], builder: GenerationBuilder, source: Stack) -> None:
+            for bundle in reversed(part):
+                builder.add_changes(bundle.members(source=source if bundle is part[0] else None))
+
+        steps = MergedSteps(str(work / f"{name}.steps"), [str(layer) for layer in base])
+        for part in parts[:-1]:
+            steps.merge(partial(add, part))
+        builder = GenerationBuilder(str(new), Stack([str(path) for path in lower]), shared)
+        steps.finish(builder, partial(add, parts[-1]))
     builder.add_directory(str(top))
     builder.finish()
     builder.close()

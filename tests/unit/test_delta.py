@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baseimg_core.disk.bundle import compression, delta, encoding
+from baseimg_core.disk.bundle.source_files import SourceFiles
 from baseimg_core.disk.stack.compare import compare
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import BaseimgError, BundleInvalid, DeltaMismatch, LayerUnsupported
@@ -29,7 +30,7 @@ def noise(seed: str, size: int) -> bytes:
 def encode(old: Path, files: dict[str, bytes], renamed: dict[bytes, bytes] | None = None) -> tuple[bytes, bytes]:
     """Return the plain stream and its delta; bytes between the files stand for a tar's headers."""
     out, plain = io.BytesIO(), b""
-    writer = delta.DeltaWriter(out, delta.SourceFiles(Stack([str(old)])), renamed or {})
+    writer = delta.DeltaWriter(out, SourceFiles(Stack([str(old)])), renamed or {})
     for name, content in files.items():
         head = name.encode().ljust(512, b"\0")
         writer.write(head)
@@ -42,7 +43,7 @@ def encode(old: Path, files: dict[str, bytes], renamed: dict[bytes, bytes] | Non
 
 
 def decode(old: Path, data: bytes) -> bytes:
-    reader, decoded = delta.DeltaReader(io.BytesIO(data), delta.SourceFiles(Stack([str(old)]))), b""
+    reader, decoded = delta.DeltaReader(io.BytesIO(data), SourceFiles(Stack([str(old)]))), b""
     while part := reader.read(100_000):
         decoded += part
     return decoded
@@ -68,7 +69,7 @@ def test_a_build_that_fails_leaves_no_descriptor(old: Path) -> None:
 
     before = os.listdir("/proc/self/fd")
     for use in (lambda writer: writer.close(), lambda writer: writer.release()):
-        writer = delta.DeltaWriter(Full(), delta.SourceFiles(Stack([str(old)])), {})
+        writer = delta.DeltaWriter(Full(), SourceFiles(Stack([str(old)])), {})
         writer.begin_file(b"lib/big", 3 << 20)
         with contextlib.suppress(OSError):
             writer.write((old / "lib/big").read_bytes()[: 3 << 20])

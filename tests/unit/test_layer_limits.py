@@ -60,6 +60,31 @@ def test_limit(what: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("what", [("mtime",), ("mode", "uid"), ("xattrs",)])
+def test_unchanged_content_is_left_out(what: tuple[str, ...]) -> None:
+    entry = replace(FILE, size=7)
+    head = layer.header(Change(b"a", Action.MODIFIED, what, entry), "0" * 64)
+    assert read(head) == [layer.Member(b"a", entry, digest="0" * 64, is_time=what == ("mtime",), kept=True)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change(b"a", Action.ADDED, entry=replace(FILE, size=7)),
+        Change(b"a", Action.MODIFIED, ("mtime", "content"), replace(FILE, size=7)),
+        Change(b"a", Action.MODIFIED, ("mtime", "size"), replace(FILE, size=7)),
+        Change(b"a", Action.MODIFIED, ("links",), replace(FILE, size=7)),
+        Change(b"a", Action.MODIFIED, ("mtime",), replace(FILE, size=7), leads=True),
+        Change(b"b", Action.MODIFIED, ("mtime",), replace(FILE, size=7), link=b"a"),
+        Change(b"a", Action.MODIFIED, ("mtime",), FILE),
+        Change(b"a", Action.MODIFIED, ("mtime",), LINK),
+        Change(b"a", Action.MODIFIED, ("type", "mtime"), replace(FILE, size=7)),
+    ],
+)
+def test_all_other_content_is_carried(change: Change) -> None:
+    assert not change.keeps_content
+
+
 @pytest.mark.parametrize("what", LIMITS)
 def test_the_reader_has_the_same_limit(what: str) -> None:
     """The reader refuses the value too; the header is made without the writer's check."""

@@ -76,7 +76,14 @@ def test_equal_manifests_are_equal_bytes() -> None:
 
 def test_plain_data_only() -> None:
     assert json.loads(json.dumps(SOUND.as_dict())) == SOUND.as_dict()
-    assert SOUND.as_dict()["format"] == manifest.FORMAT
+    assert SOUND.as_dict()["format"] == manifest.FORMAT_COMPLETE
+
+
+def test_left_out_content_raises_the_format() -> None:
+    """Readers of the first format refuse a bundle that leaves out content; all others stay readable for them."""
+    kept = replace(SOUND, totals=replace(SOUND.totals, kept=5))
+    assert kept.as_dict()["format"] == manifest.FORMAT != manifest.FORMAT_COMPLETE
+    assert manifest.parse(kept.dump()) == kept
 
 
 def test_what_later_versions_add_is_ignored() -> None:
@@ -121,9 +128,9 @@ def test_source_and_target_must_differ() -> None:
         manifest.parse(damaged("target", SOUND.as_dict()["source"]))
 
 
-@pytest.mark.parametrize("value", [MISSING, None, 0, 2, "1", "\n" * 5])
+@pytest.mark.parametrize("value", [MISSING, None, 0, 3, "1", "\n" * 5])
 def test_another_format_version_says_what_to_update(value: object) -> None:
-    with pytest.raises(BundleInvalid, match=rf"format version is .*, this baseimg reads {manifest.FORMAT}") as failure:
+    with pytest.raises(BundleInvalid, match=r"format version is .*, this baseimg reads 1 and 2") as failure:
         manifest.parse(damaged("format", value))
     assert "update baseimg" in failure.value.hint
 

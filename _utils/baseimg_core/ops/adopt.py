@@ -143,7 +143,7 @@ class _Attempt:
     def _is_live(self, staging: str) -> bool:
         """True if the live directory shows the pristine content."""
         live, lower = self.target.base.store.layout.live, self.target.base.lower
-        changes = compare(Stack([staging, *lower]), Stack([live, *lower]), siblings=siblings)
+        changes = compare(Stack([staging, *lower]), Stack([live, *lower]), contents=False, siblings=siblings)
         return all(change.action is Action.MODIFIED and change.path in self.unnamed for change in changes)
 
     def _live(self) -> Generation:

@@ -128,7 +128,7 @@ def _changes(base: Base, record: Record, generation: Generation) -> Changes:
     lower = bases.pristine_lower(base)
     old = Stack([base.store.path(record, 0), *lower])
     new = Stack([base.store.path(record, generation.number), *lower])
-    changes = compare(old, new, contents=True, links=True, siblings=siblings)
+    changes = compare(old, new, links=True, siblings=siblings)
     paths = {change.path for change in changes}
     packages = delivered.of_content(base.store.layout.delivered, generation.bundle, old, new, paths)
     expected = ExpectedPaths(

@@ -270,7 +270,7 @@ def image_with_layers(store: ImageStore, reference: str) -> Image:
 
 
 def _compare(old: Stack, new: Stack, progress: Progress | None, links: bool = False) -> list[Change]:
-    return compare(old, new, step_progress(progress, "comparing"), contents=True, links=links, siblings=siblings)
+    return compare(old, new, step_progress(progress, "comparing"), links=links, siblings=siblings)
 
 
 def pristine_stacks(store: ImageStore, *images: Image, required: bool = True) -> list[PackedStack]:

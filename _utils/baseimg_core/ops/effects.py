@@ -84,7 +84,7 @@ class LiveEffects:
             return None
         lower = bases.pristine_lower(self._base)
         old, new = (Stack([self._base.store.path(record, number), *lower]) for number in (0, generation.number))
-        paths = {change.path for change in compare(old, new, contents=True, links=True, siblings=siblings)}
+        paths = {change.path for change in compare(old, new, links=True, siblings=siblings)}
         return disk_fixes.difference(old, new, paths, {})
 
     @cached_property

@@ -77,7 +77,7 @@ def import_legacy(
     with naming, translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:
         result = legacy_archive.unpack(archive, unpacked, below)
         above = Stack([unpacked, *below.root.paths])
-        changes = compare(below, above, step_progress(progress, "comparing"), contents=True, siblings=siblings)
+        changes = compare(below, above, step_progress(progress, "comparing"), siblings=siblings)
         if not changes:
             raise ImagesEqual(f"{source} already has the content of {archive}")
         platform, differ = {"os": image.os, "architecture": image.architecture}, databases.difference(below, above)

@@ -45,7 +45,7 @@ def _below(nest: Nest, plan: Plan, catalogue: Catalogue, judge: ImageJudge | Non
     lower = bases.pristine_lower(changing.base)
     old = Stack([changing.base.directory, *lower])
     if plan.generation and plan.generation.inode > 0:
-        changes = compare(old, Stack([changing.path(plan.generation.number), *lower]))
+        changes = compare(old, Stack([changing.path(plan.generation.number), *lower]), contents=False)
         after: Mapping[bytes, Entry | None] = {change.path: change.entry for change in changes}
     elif judge:
         after = {path: expected.entry for path, expected in judge.changes.expected.by_path.items()}

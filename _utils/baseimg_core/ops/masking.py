@@ -242,7 +242,7 @@ def on_disk(member: NestedBase, generation: Generation) -> BaseDifference | None
     if not member.record.pristine.inode:
         return None
     old, new = _stack(member, member.record.pristine), _stack(member, generation)
-    changes = compare(old, new, contents=True, links=True, siblings=siblings)
+    changes = compare(old, new, links=True, siblings=siblings)
     expected = ExpectedPaths(
         {change.path: ExpectedPath(change.path, change.entry, is_time=change.is_time) for change in changes}
     )

@@ -10,7 +10,7 @@ from functools import partial
 
 from ..context import Context
 from ..disk.bundle.layer import Member
-from ..disk.bundle.streams import LayerReader
+from ..disk.bundle.streams import ContentStream
 from ..disk.fixes import delivered
 from ..disk.stack.directories import Stack, copy_label
 from ..disk.store import index, links, space
@@ -190,7 +190,7 @@ def _written(step: list[str], catalogue: Catalogue) -> Size:
     total, paths = NOTHING, set[bytes]()
     for version in reversed(step):
         bundle = catalogue.bundle(version)
-        if "full" not in bundle.encodings:  # the first of a step; only its source decodes it
+        if bundle.needs_source:  # the first of a step
             total = total.plus(changes([bundle.manifest]))
             continue
         for member, _stream in bundle.members():
@@ -265,11 +265,11 @@ def _steps(route: list[str], catalogue: Catalogue) -> list[list[str]]:
     """
     Split the route into parts that are unpacked together.
 
-    A delta without a full encoding needs its source on disk.
+    A bundle that needs its source on disk begins a part.
     """
     steps: list[list[str]] = []
     for version in route:
-        if not steps or "full" not in catalogue.bundle(version).encodings:
+        if not steps or catalogue.bundle(version).needs_source:
             steps.append([])
         steps[-1].append(version)
     return steps
@@ -283,7 +283,9 @@ def _copying(context: Context, total: int) -> Callable[[int], None]:
     return report
 
 
-def _stored(context: Context, members: Iterable[tuple[Member, LayerReader]]) -> Iterator[tuple[Member, LayerReader]]:
+def _stored(
+    context: Context, members: Iterable[tuple[Member, ContentStream]]
+) -> Iterator[tuple[Member, ContentStream]]:
     """Yield a bundle's members with the owners that this engine stores; refuse device nodes that are not allowed."""
     for member, stream in members:
         check_device(context, member.path, member.entry)

@@ -105,7 +105,7 @@ def _show_through(base: Base, record: Record) -> list[IndexDifference]:
     """Return the paths at which the live content below shows through a mask."""
     live = base.store.path(record, record.current)
     expected, actual = Stack([live, *bases.pristine_lower(base)]), Stack([live, *base.lower])
-    changes = compare_stacks(expected, actual, contents=True, siblings=siblings)
+    changes = compare_stacks(expected, actual, siblings=siblings)
     return [IndexDifference(change.path, "below", change.what) for change in changes]
 
 

@@ -15,25 +15,20 @@ tar.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import stat
 import struct
-import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from ...errors import BundleInvalid, DeltaMismatch
-from ...model.stack import overlay
-from ..stack.directories import Stack
-from ..stack.tree import Tree
 from . import compression
 from .layer import checked_path
+from .source_files import Part, SourceFiles, not_of_source
 
 SEGMENT = 1 << 20  # bytes of the tar; larger segments use more memory and compress little better
 MARGIN = 1 << 19  # bytes before and after the matching range of an old file, because content moves
@@ -47,56 +42,6 @@ _MAGIC = struct.Struct("<II")
 _SKIPPABLE = 0x184D2A50
 _MAX_HEAD = 4 << 20
 _MAX_REFERENCE = 4 * REFERENCE
-
-Part = tuple[bytes, int, int]
-"""A path of the source, an offset and a size in bytes."""
-
-
-class SourceFiles:
-    """
-    The files of the source, read from a stack of layer directories.
-
-    Reads are thread-safe and follow no symlinks.
-    """
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack, self._lock = stack, threading.Lock()
-        self._trees: dict[bytes, Tree] = {}
-
-    def close(self) -> None:
-        """Close all directories."""
-        for tree in self._trees.values():
-            tree.close()
-        self._trees.clear()
-
-    def size(self, path: bytes) -> int:
-        """Return the size of a file in bytes; 0 if ``path`` is not a file."""
-        with self._open(path) as descriptor:
-            return 0 if descriptor is None else os.fstat(descriptor).st_size
-
-    def read(self, part: Part) -> bytes:
-        """Read one part of a file; short if the file is shorter, empty if ``path`` is not a file."""
-        path, offset, size = part
-        with self._open(path) as descriptor:
-            return b"" if descriptor is None else os.pread(descriptor, size, offset)
-
-    @contextlib.contextmanager
-    def _open(self, path: bytes) -> Iterator[int | None]:
-        descriptor = None
-        with self._lock, contextlib.suppress(FileNotFoundError, NotADirectoryError):  # the caches need the lock
-            node = self._stack.find(path)
-            if node and not node.is_dir and stat.S_ISREG(os.lstat(node.top).st_mode):
-                descriptor = self._tree(node.top.removesuffix(b"/" + path)).open(path)
-        try:
-            yield descriptor
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-
-    def _tree(self, root: bytes) -> Tree:
-        if root not in self._trees:
-            self._trees[root] = Tree(root)
-        return self._trees[root]
 
 
 class DeltaWriter:
@@ -278,9 +223,7 @@ class DeltaReader:
     def _read(self, part: Part, digest: str) -> bytes:
         data = self._old.read(part)
         if _sha256(data) != digest:
-            raise DeltaMismatch(
-                f"{overlay.path_text(part[0])} on this node is not the file that the delta was built against"
-            )
+            raise DeltaMismatch(not_of_source(part[0]))
         return data
 
 

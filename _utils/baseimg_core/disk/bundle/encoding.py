@@ -20,6 +20,7 @@ from ...model.stack.renames import counterparts
 from ...progress import StepProgress
 from ..stack.directories import Stack
 from . import compression, delta, layer, tar
+from .source_files import SourceFiles
 
 _READERS = 2
 _FILES_AHEAD = 16  # each file uses up to one chunk of memory
@@ -94,7 +95,7 @@ def delta_against(out: BinaryIO, changes: Sequence[Change], old: Stack) -> Encod
     blob = DigestingWriter(out)
     added = [change.path for change in changes if change.action is Action.ADDED]
     removed = [change.path for change in changes if change.action is Action.REMOVED]
-    writer = delta.DeltaWriter(blob, delta.SourceFiles(old), counterparts(added, old.files_below(removed)))  # type: ignore[arg-type]
+    writer = delta.DeltaWriter(blob, SourceFiles(old), counterparts(added, old.files_below(removed)))  # type: ignore[arg-type]
     return EncodedLayer(DELTA_TYPE, blob, writer, writer)
 
 
@@ -138,7 +139,8 @@ class LayerWriter:
         self.blobs = blobs
         self.plain = DigestingWriter(_Tee([encoded.stream for encoded in blobs]))  # type: ignore[arg-type]
         self.progress = progress
-        self.content = 0
+        #: Content of all files, and the part of it that the layer leaves out, in bytes.
+        self.content = self.kept = 0
         self.total = 0
 
     @property
@@ -164,7 +166,11 @@ class LayerWriter:
         self.total = sum(change.entry.size for change in changes if change.entry and change.link is None)
         with ThreadPoolExecutor(_READERS, "read") as pool:
             for change, content in map_ahead(pool, _read, changes, _FILES_AHEAD):
-                if change.entry and content:
+                if change.entry and content and change.keeps_content:
+                    self.plain.write(layer.header(change, content.digest))
+                    self._count(change.entry.size)
+                    self.kept += change.entry.size
+                elif change.entry and content:
                     self._write_file(change, change.entry.size, content)
                 else:
                     self.plain.write(layer.header(change))
@@ -186,6 +192,9 @@ class LayerWriter:
             self._check_size(change, len(content.data), size)
             self.plain.write(content.data)
         self.plain.write(tar.padding(size))
+        self._count(size)
+
+    def _count(self, size: int) -> None:
         self.content += size
         if self.progress:
             self.progress(self.content, self.total)

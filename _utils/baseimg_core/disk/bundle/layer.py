@@ -9,6 +9,7 @@ strictly ascending order, so there are no duplicates.
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
 LEADS_RECORD = "BASEIMG.leads"
 TIME_RECORD = "BASEIMG.time"
+KEPT_RECORD = "BASEIMG.kept"
 _TYPES = {
     Kind.FILE: tarfile.REGTYPE,
     Kind.DIRECTORY: tarfile.DIRTYPE,
@@ -35,6 +37,8 @@ _TYPES = {
 KINDS = {code: kind for kind, code in _TYPES.items()} | {tarfile.AREGTYPE: Kind.FILE}
 _MAX_PATH = 4096
 _MAX_NAME = 255
+_MAX_SIZE_DIGITS = 19  # of a signed 64-bit size
+_HEX_SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_ID = (1 << 32) - 1  # chown(2): the highest ID means "do not change"
 _MAX_TIME = (1 << 33) * NANO
 _MAX_HEADER = MAX_RECORDS + 3 * BLOCK  # pax header, padded records, header
@@ -56,6 +60,8 @@ class Member:
     leads: bool = False
     #: True if only the time of the path differs from the source.
     is_time: bool = False
+    #: True if the source has the file's content under the same path, and the layer does not carry it.
+    kept: bool = False
 
     @property
     def removes(self) -> bool:
@@ -93,6 +99,8 @@ def _header(change: Change, digest: str | None) -> bytes:
         return _block(info)
     info.type, info.size, info.linkname = _TYPES[entry.kind], entry.size, _text(entry.target)
     info.devmajor, info.devminor = entry.device
+    if change.keeps_content:
+        info.size = 0
     records = {XATTR + name: _text(value) for name, value in sorted(entry.xattrs.items())}
     if digest:
         records[DIGEST_RECORD] = digest
@@ -100,6 +108,8 @@ def _header(change: Change, digest: str | None) -> bytes:
         records[LEADS_RECORD] = "1"
     if change.is_time:
         records[TIME_RECORD] = "1"
+    if change.keeps_content:
+        records[KEPT_RECORD] = str(entry.size)
     info.pax_headers = records
     return _block(info)
 
@@ -146,13 +156,14 @@ def _member(head: TarHeader) -> Member:
     if kind is None:
         raise BundleInvalid(f"entry {overlay.path_text(path)!r} has the unknown type {head.type!r}")
     digest = head.records.get(DIGEST_RECORD.encode(), b"").decode("ascii", "replace")
+    kept = _kept_size(head, kind, digest)
     entry = Entry(
         kind=kind,
         mode=head.mode,
         uid=head.uid,
         gid=head.gid,
         mtime_ns=head.mtime_ns,
-        size=head.size,
+        size=head.size + kept,
         target=head.linkname if kind is Kind.SYMLINK else b"",
         device=head.device if kind in (Kind.CHAR, Kind.BLOCK) else (0, 0),
         xattrs=_xattrs(head.records),
@@ -160,7 +171,19 @@ def _member(head: TarHeader) -> Member:
     if problem := _entry_problem(entry):
         raise BundleInvalid(f"entry {overlay.path_text(path)!r} {problem}")
     leads, is_time = (record.encode() in head.records for record in (LEADS_RECORD, TIME_RECORD))
-    return Member(path, entry, digest=digest or None, leads=leads, is_time=is_time)
+    return Member(path, entry, digest=digest or None, leads=leads, is_time=is_time, kept=kept > 0)
+
+
+def _kept_size(head: TarHeader, kind: Kind, digest: str) -> int:
+    """Return the size of a content that the layer leaves out, in bytes; 0 if the entry is complete."""
+    record = head.records.get(KEPT_RECORD.encode())
+    if record is None:
+        return 0
+    is_sound = record.isascii() and record.isdigit() and len(record) < _MAX_SIZE_DIGITS and int(record) > 0
+    is_leader = LEADS_RECORD.encode() in head.records
+    if kind is not Kind.FILE or head.size or is_leader or not is_sound or not _HEX_SHA256.fullmatch(digest):
+        raise BundleInvalid(f"entry {overlay.path_text(head.name)!r} leaves out its content in a way that is not valid")
+    return int(record)
 
 
 def _whiteout(head: TarHeader, directory: bytes, name: bytes) -> Member:

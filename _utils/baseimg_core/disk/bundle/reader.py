@@ -30,7 +30,8 @@ from ..stack.directories import Stack
 from . import compression, delta, tar
 from . import layer as bundle_layer
 from .layer import Member
-from .streams import BlobReader, LayerReader
+from .source_files import SourceFiles
+from .streams import BlobReader, ContentStream, KeptContent, LayerReader
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -210,6 +211,11 @@ class Bundle:
         }
 
     @property
+    def needs_source(self) -> bool:
+        """True if the bundle's content can be read only with the files of its source."""
+        return "full" not in self.encodings or bool(self.manifest.totals.kept)
+
+    @property
     def layer(self) -> Descriptor:
         """The layer blob; with two encodings, the first."""
         return next(iter(self._layers.values())).blob
@@ -230,36 +236,40 @@ class Bundle:
 
     def members(
         self, progress: StepProgress | None = None, source: Stack | None = None
-    ) -> Iterator[tuple[Member, LayerReader]]:
+    ) -> Iterator[tuple[Member, ContentStream]]:
         """
         Yield the entries of the layer in order, each with the stream that holds a file's content.
 
-        The full encoding is preferred, because it needs no files of the source. Blob digest, diff ID and size are
+        The full encoding is preferred, because it needs fewer files of the source. Blob digest, diff ID and size are
         verified at the end.
 
         Args:
             progress: Called with the bytes done and the total bytes of the uncompressed layer.
-            source: The source's layers on this node. Only a delta needs them.
+            source: The source's layers on this node; see :attr:`needs_source`. A file whose content the layer leaves
+                out can be listed without them, but not read.
 
         Raises:
             BundleInvalid: The layer is damaged.
             DigestMismatch: The layer does not match its digest.
-            DeltaMismatch: A file of the source differs from the file that the delta was built against.
+            DeltaMismatch: A file of the source differs from the file that the bundle was built against.
         """
         media_type = next((media_type for media_type in self._layers if media_type != DELTA_TYPE), DELTA_TYPE)
         blob = self._reader(media_type)
         with self.naming(), contextlib.ExitStack() as stack:
             decoded = self._decoded(media_type, blob, source, stack)
             layer = stack.enter_context(contextlib.closing(LayerReader(decoded, self.manifest.layer_size)))
-            yield from self._members(blob, layer, progress)
+            files = stack.enter_context(contextlib.closing(SourceFiles(source))) if source else None
+            yield from self._members(blob, layer, files, progress)
 
     def _members(
-        self, blob: BlobReader, layer: LayerReader, progress: StepProgress | None
-    ) -> Iterator[tuple[Member, LayerReader]]:
-        entries = 0
+        self, blob: BlobReader, layer: LayerReader, files: SourceFiles | None, progress: StepProgress | None
+    ) -> Iterator[tuple[Member, ContentStream]]:
+        entries = kept = 0
         for member in bundle_layer.members(layer, layer.skip):  # type: ignore[arg-type]
             entries += 1
-            yield member, layer
+            if member.kept and member.entry:
+                kept += member.entry.size
+            yield member, KeptContent(files, member.path) if member.kept else layer
             if progress:
                 progress(layer.tell(), self.manifest.layer_size)
         layer.finish(self.manifest.diff_id)
@@ -267,6 +277,10 @@ class Bundle:
         if entries != self.manifest.totals.entries:
             raise BundleInvalid(
                 f"the layer has {entries} entries, the manifest declares {self.manifest.totals.entries}"
+            )
+        if kept != (self.manifest.totals.kept or 0):
+            raise BundleInvalid(
+                f"the layer leaves out {kept} bytes, the manifest declares {self.manifest.totals.kept or 0}"
             )
 
     def _reader(self, media_type: str) -> BlobReader:
@@ -278,14 +292,15 @@ class Bundle:
             return compression.reader(media_type, blob)  # type: ignore[arg-type]
         if source is None:
             raise DeltaMismatch(f"{self.name} holds only a delta, which cannot be decoded without the source's files")
-        reader = delta.DeltaReader(blob, delta.SourceFiles(source))  # type: ignore[arg-type]
+        reader = delta.DeltaReader(blob, SourceFiles(source))  # type: ignore[arg-type]
         return stack.enter_context(contextlib.closing(reader))
 
     def verify(self) -> None:
         """
         Read the whole bundle and verify every digest, including the digests of files.
 
-        For a delta, only the blob digest is verified, because decoding needs the files of the source.
+        For a delta, only the blob digest is verified, because decoding needs the files of the source. A content that
+        the layer leaves out is verified when it is read from the source.
 
         Raises:
             BundleInvalid: The layer is damaged.
@@ -303,7 +318,7 @@ class Bundle:
         if "full" not in self.encodings:
             return
         for member, stream in self.members():
-            if member.entry and member.digest:
+            if member.entry and member.digest and not member.kept:
                 actual = _content_digest(stream, member.entry.size)
                 if actual != member.digest:
                     raise DigestMismatch(f"the content of {member.path!r} has the digest {actual}, not {member.digest}")
@@ -392,7 +407,7 @@ def _config_and_layer(image: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, _descriptors(fields.get("layers"), "layer", (*MEDIA_TYPES.values(), DELTA_TYPE), 1)[0]
 
 
-def _content_digest(stream: LayerReader, size: int) -> str:
+def _content_digest(stream: ContentStream, size: int) -> str:
     sha = hashlib.sha256()
     while size:
         data = stream.read1(size)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
-from ...errors import BundleInvalid, DigestMismatch
+from ...errors import BundleInvalid, DeltaMismatch, DigestMismatch
 from ...linux.concurrency import AsyncHash, ReadAhead
+from ...linux.files import CHUNK
 from ...linux.oserrors import translate_os_errors
+from ...model.stack import overlay
 from . import compression
+from .source_files import SourceFiles, not_of_source
+
+
+class ContentStream(Protocol):
+    """A stream that holds a file's content."""
+
+    def read1(self, count: int) -> memoryview:
+        """Return the next 1 to ``count`` bytes."""
 
 
 class BlobReader:
@@ -104,3 +114,32 @@ class LayerReader:
             raise BundleInvalid(f"the compressed layer is damaged: {exc}") from exc
         self._sha.update(data)
         return data
+
+
+class KeptContent:
+    """
+    The content of a file that the layer leaves out, read from the source.
+
+    Args:
+        files: The files of the source; ``None`` if they are not at hand.
+        path: The path of the file.
+    """
+
+    def __init__(self, files: SourceFiles | None, path: bytes) -> None:
+        self._files, self._path, self._done = files, path, 0
+
+    def read1(self, count: int) -> memoryview:
+        """
+        Return the next 1 to ``count`` bytes. The caller verifies the digest.
+
+        Raises:
+            DeltaMismatch: The source is not at hand, or its file is shorter than the one of the build.
+        """
+        if self._files is None:
+            name = overlay.path_text(self._path)
+            raise DeltaMismatch(f"the bundle leaves out the content of {name}, which its source has")
+        data = self._files.read((self._path, self._done, min(count, CHUNK)))
+        if not data:
+            raise DeltaMismatch(not_of_source(self._path))
+        self._done += len(data)
+        return memoryview(data)

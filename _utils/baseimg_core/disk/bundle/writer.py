@@ -88,7 +88,7 @@ def write(
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as scratch:
             layer = _encode(out, scratch, changes, layer_encoding, progress)
-            totals = _totals(changes, layer.content)
+            totals = _totals(changes, layer)
             manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages, config)
             _finish_archive(out, layer.blobs, manifest, platform)
             out.flush()
@@ -101,13 +101,13 @@ def write(
     return WrittenBundle(digest, size, manifest)
 
 
-def _totals(changes: Sequence[Change], content: int) -> Totals:
-    """Return the totals of a layer with ``content`` bytes of files."""
+def _totals(changes: Sequence[Change], layer: LayerWriter) -> Totals:
+    """Return the totals of a written layer."""
     count = model_changes.counts(changes)
     directories = {change.path for change in changes if change.entry and change.entry.is_dir}
     directories.update(above for change in changes for above in overlay.ancestors(change.path))
     numbers = {"metadata": 0, "inside": 0, **count, "entries": len(changes), "directories": len(directories)}
-    return Totals(**numbers, bytes=content)
+    return Totals(**numbers, bytes=layer.content, kept=layer.kept or None)
 
 
 def _encode(

@@ -180,8 +180,8 @@ def _expected_paths(
         source = leaders.get(member.link) if member.link is not None else member
         if source is None:
             raise BundleInvalid(f"{overlay.path_text(member.path)} is linked to a path that the bundle does not carry")
-        expected = ExpectedPath(member.path, source.entry, source.digest, source.is_time)
-        if files is not None:
+        expected = ExpectedPath(member.path, source.entry, source.digest, source.is_time, source.kept)
+        if files is not None and not member.kept:  # earlier bundles, or the old base, have the file's data
             files.pop(member.path, None)
             if member.link is not None:
                 if member.link in files:  # links lead to symlinks and devices, too

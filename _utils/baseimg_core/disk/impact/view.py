@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from ...model.impact import runtimes
@@ -138,6 +138,9 @@ class BaseAfterBundles:
     def lookup(self, path: bytes) -> _PathSource | None:
         """Return the base's node at a path; ``None`` if there is none."""
         changed = self.expected.by_path.get(path)
+        if changed is not None and changed.kept and changed.entry and path not in self.files:
+            old = self.old.lookup(path)
+            return replace(old, mode=changed.entry.mode) if old else None
         if changed is not None:
             return _in_bundle(path, changed.entry) if changed.entry else None
         for ancestor in overlay.ancestors(path):

@@ -31,7 +31,7 @@ def compare(
     source: Stack,
     target: Stack,
     progress: StepProgress | None = None,
-    contents: bool = False,
+    contents: bool = True,
     links: bool = False,
     siblings: Siblings = no_siblings,
 ) -> list[Change]:
@@ -45,7 +45,7 @@ def compare(
         source: The old stack.
         target: The new stack.
         progress: Called with the number of paths compared so far.
-        contents: True to compare contents even if metadata differs.
+        contents: False to skip contents whose metadata differs. No bundle may be written from such a list.
         links: True to list all paths whose hard links differ, False to list those that a bundle must hold.
         siblings: Returns the other generations of a layer directory. Hard links to them do not count.
 

@@ -49,7 +49,7 @@ def digest(
         LayerUnsupported: A path cannot be in a bundle, or an owner is outside the mapped range.
     """
     sha = hashlib.sha256(f"baseimg view 1 {chain_id}\n".encode())
-    for change in compare(lower, view, siblings=siblings):
+    for change in compare(lower, view, contents=False, siblings=siblings):
         count(change)
         line = _line(change, digest_of, unspecified, owners or Owners())
         if line:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 
-from ...errors import DigestMismatch
+from ...errors import DeltaMismatch, DigestMismatch
 from ...linux.concurrency import AsyncHash
 from ...linux.files import CHUNK, write_sparse
 from ...linux.pace import Pace
 from ...model.stack import overlay
 from ...model.stack.entry import Entry
 from ..bundle.layer import Member
-from ..bundle.streams import LayerReader
+from ..bundle.source_files import not_of_source
+from ..bundle.streams import ContentStream
 from ..stack.tree import set_metadata
 
 
@@ -29,7 +30,7 @@ class FileWriter:
         self.digests: dict[bytes, str] = {}
         self._coming: tuple[Member, AsyncHash] | None = None
 
-    def write(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
+    def write(self, descriptor: int, member: Member, entry: Entry, stream: ContentStream) -> None:
         """
         Write content and metadata into an empty open file.
 
@@ -40,6 +41,7 @@ class FileWriter:
             stream: The source of the content.
 
         Raises:
+            DeltaMismatch: The file's content comes from the source, and differs there.
             DigestMismatch: This file, or an earlier large one, does not have its recorded digest.
         """
         left, sha = entry.size, AsyncHash() if entry.size > CHUNK else hashlib.sha256()
@@ -67,4 +69,6 @@ class FileWriter:
     def _check(self, member: Member, digest: str) -> None:
         self.digests[member.path] = digest
         if member.digest not in (None, digest):
+            if member.kept:
+                raise DeltaMismatch(not_of_source(member.path))
             raise DigestMismatch(f"the content of {overlay.path_text(member.path)} does not have its recorded digest")

@@ -22,7 +22,7 @@ from ...linux.pace import Pace
 from ...model.stack import overlay
 from ...model.stack.entry import Entry, Kind, kind_of
 from ..bundle.layer import Member
-from ..bundle.streams import LayerReader
+from ..bundle.streams import ContentStream
 from ..stack.directories import Stack, entry_of, is_opaque
 from ..stack.tree import Tree
 from .extract import FileWriter
@@ -89,7 +89,7 @@ class GenerationBuilder:
 
     # --- a changeset ---
 
-    def add_changes(self, members: Iterable[tuple[Member, LayerReader]]) -> None:
+    def add_changes(self, members: Iterable[tuple[Member, ContentStream]]) -> None:
         """
         Add a changeset below the contributors added so far.
 
@@ -100,6 +100,7 @@ class GenerationBuilder:
 
         Raises:
             BundleInvalid: The changeset contradicts itself.
+            DeltaMismatch: A file of the source differs from the file that the bundle was built against.
             DigestMismatch: A file does not have its recorded digest.
         """
         leaves: set[bytes] = set()
@@ -132,7 +133,7 @@ class GenerationBuilder:
         self._removed |= removed
         self._closed |= closed
 
-    def _keep(self, member: Member, entry: Entry, stream: LayerReader, stack: contextlib.ExitStack) -> Entry | int:
+    def _keep(self, member: Member, entry: Entry, stream: ContentStream, stack: contextlib.ExitStack) -> Entry | int:
         """Keep a hidden path for its visible hard links: content in an unnamed file, or the entry."""
         if entry.kind is not Kind.FILE:
             return entry
@@ -166,7 +167,7 @@ class GenerationBuilder:
         if self._directories.get(path) is None:
             self._directories[path] = entry
 
-    def _add_leaf(self, member: Member, stream: LayerReader) -> None:
+    def _add_leaf(self, member: Member, stream: ContentStream) -> None:
         self._make_parents(member.path)
         if member.link is not None:
             self._add_link(member.path, member.link)
@@ -199,7 +200,7 @@ class GenerationBuilder:
         if first in self.digests:
             self.digests[path] = self.digests[first]
 
-    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: LayerReader) -> None:
+    def _fill_file(self, descriptor: int, member: Member, entry: Entry, stream: ContentStream) -> None:
         self._writer.write(descriptor, member, entry, stream)
         self.bytes += entry.size
 

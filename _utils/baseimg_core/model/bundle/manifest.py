@@ -18,7 +18,9 @@ from ..packages import difference
 from ..packages.difference import Packages
 from ..stack import ids
 
-FORMAT = 1
+FORMAT = 2
+#: The format of bundles that carry the content of every file in their layer; readers of format 1 can read them.
+FORMAT_COMPLETE = 1
 LABEL = "io.baseimg.manifest"
 # OCI image spec, layer.md, "+gzip Media Types" and "+zstd Media Types"
 MEDIA_TYPES = {
@@ -77,6 +79,8 @@ class Totals:
     inside: int | None = None
     #: Number of directories that have an entry or lead to one; ``None`` if an older baseimg built the bundle.
     directories: int | None = None
+    #: Content that the layer leaves out because the source has it, in bytes; ``None`` if there is none.
+    kept: int | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -126,7 +130,7 @@ class Manifest:
         del data["config"]
         if self.config is not None:
             data["config"] = config.as_dict(self.config)
-        return {"format": FORMAT, **data}
+        return {"format": FORMAT if self.totals.kept else FORMAT_COMPLETE, **data}
 
 
 def parse(text: str) -> Manifest:
@@ -141,9 +145,10 @@ def parse(text: str) -> Manifest:
     except (ValueError, RecursionError) as exc:
         raise BundleInvalid(f"the manifest is not JSON: {exc}") from exc
     _expect(isinstance(data, dict), "manifest", data, "an object")
-    if data.get("format") != FORMAT:
+    if data.get("format") not in (FORMAT_COMPLETE, FORMAT):
         raise BundleInvalid(
-            f"the bundle's format version is {printable(repr(data.get('format')), 40)}, this baseimg reads {FORMAT}",
+            f"the bundle's format version is {printable(repr(data.get('format')), 40)}, this baseimg reads "
+            f"{FORMAT_COMPLETE} and {FORMAT}",
             "update baseimg on this node, or build the bundle with the node's version",
         )
     manifest = Manifest(
@@ -162,9 +167,8 @@ def parse(text: str) -> Manifest:
 
 def _totals(data: dict[str, Any]) -> Totals:
     required = {name: _count(data, name) for name in ("added", "modified", "removed", "entries", "bytes")}
-    return Totals(
-        **required, **{name: _count(data, name) for name in ("metadata", "inside", "directories") if name in data}
-    )
+    optional = ("metadata", "inside", "directories", "kept")
+    return Totals(**required, **{name: _count(data, name) for name in optional if name in data})
 
 
 def _image(data: dict[str, Any], side: str) -> ImageRef:

@@ -33,6 +33,8 @@ class ExpectedPath:
     digest: str | None = None
     #: True if only the time of the path differs.
     is_time: bool = False
+    #: True if the bundle leaves out the file's content, because the old base has it.
+    kept: bool = False
 
     @property
     def mark(self) -> Mark:

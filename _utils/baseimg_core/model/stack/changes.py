@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from .entry import Entry
+from .entry import Entry, Kind
 
 #: For each hard-linked path, all paths that share its inode.
 Groups = Mapping[bytes, frozenset[bytes]]
@@ -45,6 +45,12 @@ class Change:
     def is_metadata(self) -> bool:
         """True for a modified path of the same type and content: times, modes, owners, attributes or hard links."""
         return self.action is Action.MODIFIED and not _CONTENT.intersection(self.what)
+
+    @property
+    def keeps_content(self) -> bool:
+        """True for a file whose content a bundle need not carry, because the source has it under the same path."""
+        is_file = self.entry is not None and self.entry.kind is Kind.FILE and self.entry.size > 0
+        return is_file and self.is_metadata and self.link is None and not self.leads and "links" not in self.what
 
     @property
     def is_time(self) -> bool:
