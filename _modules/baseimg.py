@@ -630,7 +630,18 @@ def fetch(
         return _short({**several_bases.fetch(context, targets), "time": time.time(), "suite": _VERSION})
 
 
-def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None, also=()):
+def prepare(
+    name,
+    version,
+    bundles=None,
+    chain_id=None,
+    protect=None,
+    accept=None,
+    saltenv=None,
+    require=None,
+    also=(),
+    containers="keep",
+):
     """
     Make a version ready, so that :py:func:`baseimg.converge` to it is one swap, as short as a rollback.
 
@@ -651,6 +662,10 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
     name, version, bundles, chain_id, protect, accept, saltenv, require, also
         As for :py:func:`baseimg.converge`.
 
+    containers
+        As for :py:func:`baseimg.converge`: a policy that this node cannot follow refuses the preparation. No container
+        restarts.
+
     Returns ``changed`` (true if a generation was made), ``needed`` (false if the base shows the version, or a hold
     blocks it), ``base``, ``from`` and ``to`` (versions), the number of the ``generation``, the time at which it was
     ``prepared`` (unless it was live before), the ``bytes`` of its bundles, ``held`` if a hold blocks the version,
@@ -664,7 +679,7 @@ def prepare(name, version, bundles=None, chain_id=None, protect=None, accept=Non
             bundles="{'12.1': {source: 'salt://baseimg/bundles/corp-base_12.0_12.1.tar'}}"
     """
     with _operation("prepare", saltenv=saltenv) as minion:
-        targets = goals.read(minion, (name, version, bundles, chain_id), also)
+        targets = goals.read(minion, (name, version, bundles, chain_id, False, containers), also)
         context = minion.context(trust=True, protect=protect, accept=accept, require=require)
         prepared = several_bases.prepare(context, targets, minion.prepare_rate())
         return _short({**prepared, "time": time.time(), "suite": _VERSION})
@@ -1255,7 +1270,7 @@ def trial(base, version, image, command="auto", expect=0, timeout=60, memory=512
         salt '*' baseimg.trial corp/base:12.0 /srv/b.tar corp/shop:7 command=auto
     """
     with _operation("trial", kwargs, saltenv) as minion:
-        declared = minion.bundles(_text(base, "base"), _text(version, "version"))
+        declared = minion.bundles(_text(base, "base"), _text(version, "version", minion.known_versions(base)))
         trials = container_trial.parse([{"command": command, "expect": expect, "timeout": timeout, "memory": memory}])
         result = ops_trial.trial(minion.context(trust=True), base, declared, _text(image, "image"), *trials)
     __context__["retcode"] = 0 if result["passed"] else 1
@@ -1340,6 +1355,7 @@ def metrics(path=None):
     with _operation() as minion:
         if path is not None:
             validation.absolute_path(path, "path", ".prom")
+        minion.forget_refusals()
         text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"], __opts__["cachedir"])
         return text if path is None else {"path": path, "bytes": ops_status.write_public_file(path, text)}
 

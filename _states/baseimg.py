@@ -191,15 +191,15 @@ def built(name, source, target, version=None, compression="zstd", key=None, delt
     return ret
 
 
-def prepared(name, version, bundles=None, chain_id=None, missing="ok", protect=None, accept=None):
+def prepared(name, version, bundles=None, chain_id=None, missing="ok", protect=None, accept=None, containers="keep"):
     """
     Make a version ready, so that ``converged`` is one swap: for runs before a maintenance window.
 
     The live content does not change; see ``baseimg.prepare``. With ``test=True`` the comment says what ``converged``
     would do.
 
-    name, version, bundles, chain_id, missing, protect, accept
-        As for ``converged``.
+    name, version, bundles, chain_id, missing, protect, accept, containers
+        As for ``converged``. No container restarts.
 
     .. code-block:: yaml
 
@@ -217,9 +217,11 @@ def prepared(name, version, bundles=None, chain_id=None, missing="ok", protect=N
     saltenv = globals().get("__env__")  # the environment of the SLS; Salt sets it for a run of states
     try:
         if __opts__["test"]:
-            arguments = (name, version, bundles, chain_id, False, protect, accept)
-            return _would_prepare(ret, __salt__["baseimg.plan"](*arguments, saltenv=saltenv, full=True))
-        done = __salt__["baseimg.prepare"](name, version, bundles, chain_id, protect, accept, saltenv=saltenv)
+            arguments = (name, version, bundles, chain_id, False, protect, accept, containers, saltenv)
+            return _would_prepare(ret, __salt__["baseimg.plan"](*arguments, full=True))
+        done = __salt__["baseimg.prepare"](
+            name, version, bundles, chain_id, protect, accept, saltenv=saltenv, containers=containers
+        )
     except CommandExecutionError as exc:
         if _code(exc) == "base-absent" and missing == "ok":
             return _absent(ret, exc)
@@ -239,6 +241,7 @@ def prepared(name, version, bundles=None, chain_id=None, missing="ok", protect=N
 
 def _would_prepare(ret, planned):
     if "held" in planned:
+        planned["restart"]["started"] = []  # a preparation starts no containers
         return _held(ret, planned)
     if planned["preparation"] == "live":
         ret["comment"] = f"{planned['base']}: shows {planned['to']}."
@@ -367,8 +370,12 @@ def _held(ret, result):
             f"{result['base']}: stays at {result['to']} ({_images(result)}). Held.",
             *(f"Warning: {warning}." for warning in result.get("warnings", ())),
             *_attention(result),
+            *_restarted(result["restart"]),
         ]
     )
+    ret["changes"] = _changes(result)
+    if ret["changes"] and __opts__["test"]:
+        ret["result"] = None
     ret["warnings"] = [f"{result['base']}: {result['held']} (baseimg.unhold lifts it)"]
     return ret
 

@@ -33,7 +33,7 @@ def package() -> Any:
         ) from exc
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Return the exceptions that SDK calls raise; empty if the SDK was not imported."""
+def failures(name: str = "DockerException") -> tuple[type[Exception], ...]:
+    """Return the exceptions that SDK calls raise, or those of one class; empty if the SDK was not imported."""
     module = sys.modules.get("docker.errors")
-    return (module.DockerException,) if module else ()
+    return (getattr(module, name),) if module else ()

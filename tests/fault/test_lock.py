@@ -14,6 +14,7 @@ from baseimg_core.errors import LayerBusy
 from baseimg_core.model import summary
 from baseimg_core.model.store.drift import drift
 from baseimg_core.ops import bases, converge, plan, prepare
+from baseimg_core.ops.preview import Goal
 from tests.support.deadlines import SECONDS, scaled, wait_until
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -102,7 +103,7 @@ def test_another_base_does_not_wait(node, other, tmp_path):
 def prepare_slowly(node: Node, outcome: Connection) -> None:
     """Prepare 12.1 at one byte a second, and send the outcome."""
     try:
-        outcome.send(prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1))
+        outcome.send(prepare.prepare(node.context, Goal(BASE, "12.1", node.bundles), 1))
     except LayerBusy as exc:
         outcome.send((exc.code, exc.message))
 
@@ -128,7 +129,7 @@ def test_a_preparation_gives_way(node, preparation):
     assert (drift(status), status["interrupted"]) == ("", False)
     assert any(line.strip().startswith("running  pid ") for line in summary.of_node([{**status, "declared": None}]))
     with pytest.raises(LayerBusy, match=r" is held by pid \d+, preparation by test, "):  # it displaces no other one
-        prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1)
+        prepare.prepare(node.context, Goal(BASE, "12.1", node.bundles), 1)
     began = time.monotonic()
     with base.store.lock(scaled(SECONDS), "an operator", "rollback"):
         assert base.store.layer_lock.holder.startswith(f"pid {os.getpid()}, rollback by an operator, since 20")

@@ -117,11 +117,11 @@ def test_masks_are_prepared(node: NestNode) -> None:
     before = numbers()
     goal = node.goal(OS, "2")
     assert node.plan(OS, "2")["preparation"] == "needed"
-    assert prepare.prepare(node.context, OS, "2", goal.bundles, None, 1e9)["changed"]
+    assert prepare.prepare(node.context, goal, 1e9)["changed"]
     prepared = numbers()
     assert all(len(new) == len(old) + 1 for new, old in zip(prepared, before, strict=True))
     assert node.plan(OS, "2")["preparation"] == "ready"
-    assert not prepare.prepare(node.context, OS, "2", goal.bundles, None, 1e9)["changed"]
+    assert not prepare.prepare(node.context, goal, 1e9)["changed"]
     prune.prune(node.context, None, 5, test=False)
     assert numbers() == prepared
     node.converge(OS, "2")

@@ -13,6 +13,7 @@ import pytest
 from baseimg_core.disk.store import generations, space
 from baseimg_core.errors import SpaceExhausted
 from baseimg_core.ops import bases, converge, plan, prepare, prune, rollback
+from baseimg_core.ops.preview import Goal
 from tests.support.fs import XFS_MIN, loop_fs
 from tests.support.kernel import differences
 from tests.support.plain import BASE, Node
@@ -152,7 +153,7 @@ def test_rollback_needs_less_than_64_kib(node):
 
 
 def test_a_prepared_version_needs_no_space(node):
-    prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1e9)
+    prepare.prepare(node.context, Goal(BASE, "12.1", node.bundles), 1e9)
     fill(node.root)
     assert node.plan("12.1")["changed"]
     assert node.converge("12.1")["changed"]
@@ -160,7 +161,7 @@ def test_a_prepared_version_needs_no_space(node):
 
 
 def test_space_for_the_record_is_checked_before(node):
-    prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1e9)
+    prepare.prepare(node.context, Goal(BASE, "12.1", node.bundles), 1e9)
     layout = bases.locate(node.engine, BASE).store.layout
     os.unlink(layout.history)
     fill(node.root)

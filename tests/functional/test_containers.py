@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,12 @@ def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> 
         work(context(node.lab.engine))
 
     assert os.WIFSIGNALED(forks.run(traced_work)), f"{point} was never reached"
+
+
+def leave_stopped(node: Node) -> None:
+    """Apply in a process that is killed while its containers are stopped."""
+    source, policy = Source(node.bundle), parse(QUICK)
+    in_child(node, "restart.stopped", lambda own: converge.apply(own, source, policy=policy))
 
 
 def context(engine: Engine) -> plan.Context:
@@ -493,6 +500,51 @@ class TestTheState:
             assert "containers:paralel is '2' (int), expected only these keys: except, mode" in done["comment"]
 
 
+class TestWithoutTheSdk:
+    """Containers that would restart are found before anything changes, by every operation."""
+
+    @pytest.fixture
+    def hidden(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> Node:
+        node.run("app")
+        monkeypatch.setitem(sys.modules, "docker", None)
+        return node
+
+    def test_refused_before_the_swap(self, hidden: Node) -> None:
+        bundles = {"12.1": declare(hidden.bundle)}
+        for function in ("plan", "fetch", "prepare", "converge"):
+            error = hidden.lab.refused(
+                "dependency-missing", function, BASE, "12.1", bundles, accept=["*"], containers=QUICK
+            )
+            assert "run: salt-pip install 'docker" in error.info["hint"]
+        hidden.lab.refused("dependency-missing", "apply", hidden.bundle, accept=["*"], containers=QUICK)
+        for test in (True, False):
+            arguments = {"name": BASE, "version": "12.1", "bundles": bundles, "containers": QUICK}
+            done = run(hidden.lab, test, "converged", arguments)
+            assert (done["result"], done["changes"]) == (False, {})
+            assert "[dependency-missing]" in done["comment"]
+        assert hidden.inventory()["app"][1] == "running"
+        assert hidden.lab.status(BASE)["bases"][0]["restarting"] == []
+
+    def test_a_rollback_is_refused_before_its_swap(self, hidden: Node) -> None:
+        hidden.apply(mode="keep")
+        hidden.run("fresh")
+        hidden.lab.refused("dependency-missing", "rollback", BASE, containers=QUICK)
+        assert hidden.lab.rollback(BASE)["changed"]
+
+    def test_nothing_to_restart_needs_no_sdk(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "docker", None)
+        assert node.apply()["changed"]
+        assert not node.apply()["changed"]
+
+    def test_one_that_an_earlier_run_left_stopped(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        node.run("aaa")
+        leave_stopped(node)
+        monkeypatch.setitem(sys.modules, "docker", None)
+        bundles = {"12.1": declare(node.bundle)}
+        for function in ("plan", "converge"):
+            node.lab.refused("dependency-missing", function, BASE, "12.1", bundles, accept=["*"])
+
+
 class TestKilled:
     """Runs that are killed at every step; the next run, of any kind, starts stopped containers."""
 
@@ -521,6 +573,31 @@ class TestKilled:
         node.lab.rollback(BASE, to="pristine")
         assert node.inventory() == before
         assert node.tidy()
+
+    @pytest.mark.parametrize("policy", ["keep", QUICK])
+    def test_the_next_run_reports_what_it_starts(self, node: Node, policy: Any) -> None:
+        node.run("aaa")
+        leave_stopped(node)
+        done = converged(node.lab, "12.1", {"12.1": declare(node.bundle)}, containers=policy)
+        assert done["changes"] == done["foretold"]["changes"] == {"containers": {"started": ["aaa"]}}
+        assert "Would start (an earlier run had stopped them): aaa." in done["foretold"]["comment"]
+        assert "Started (an earlier run had stopped them): aaa." in done["comment"]
+        assert node.tidy()
+
+    def test_a_run_that_ends_early_reports_what_it_started(self, node: Node) -> None:
+        node.run("aaa")
+        leave_stopped(node)
+        node.lab.hold(BASE, "12.2", "later")
+        with pytest.raises(CommandExecutionError) as caught:
+            node.lab.converge(BASE, "12.3")
+        info: Any = caught.value.info
+        assert info["code"] == "version-unknown"
+        assert "started, because an earlier run left them stopped: aaa" in info["hint"]
+        node.client.stop("aaa")
+        foretold, done = [run(node.lab, test, "converged", {"name": BASE, "version": "12.2"}) for test in (True, False)]
+        assert "Would start (an earlier run had stopped them): aaa." in foretold["comment"]
+        assert "Started (an earlier run had stopped them): aaa." in done["comment"]
+        assert done["changes"] == foretold["changes"] == {"containers": {"started": ["aaa"]}}
 
     def test_while_the_engine_is_still_stopping_it(self, node: Node) -> None:
         """The engine may complete a killed run's stop after the next run has seen the container running."""
@@ -647,6 +724,6 @@ class TestTheEngineInTheMiddle:
         other.lab.minion.configure(**{"docker.url": other.lab.engine.url})
         other.client = other.lab.engine.client
         assert other.inventory()["aaa"][1] == "exited"
-        assert other.apply()["restart"]["started"] == []  # the run started it first, before the restarts
+        assert other.apply()["restart"]["started"] == ["aaa"]
         assert other.inventory() == before
         assert other.version("aaa") == "12.1"

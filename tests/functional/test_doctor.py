@@ -101,8 +101,7 @@ class TestFindings:
         assert "pip install 'zstandard'" in only(node, "zstd", "compression-unsupported")["command"]
 
     def test_no_docker_sdk(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        find = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "docker" else find(name))
+        monkeypatch.setitem(sys.modules, "docker", None)
         assert "docker>=" in only(node, "docker SDK", "dependency-missing", "warning")["command"]
 
     def test_a_file_system_without_a_feature(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,16 @@ class TestImages:
                     assert repr(reference) in error.info["message"]
                 assert not os.path.exists(out)
 
+    def test_misspelt(self, lab: Lab) -> None:
+        lab.usual()
+        for function, *arguments in (("layer", "corp/bsae:12.0"), ("diff", "corp/bsae:12.0", NEW)):
+            assert lab.refused("image-unknown", function, *arguments).info["hint"] == f"did you mean {BASE}?"
+        hint = lab.refused("image-unknown", "layer", "corp/base:12").info["hint"]
+        assert hint == f"similar on this node: {BASE}, {NEW}"
+        bundle = lab.bundle()
+        hint = lab.refused("image-unknown", "trial", BASE, bundle, "corp/pap:1").info["hint"]
+        assert hint == f"did you mean {APP}?"
+
     def test_of_no_text(self, lab: Lab) -> None:
         for wrong in (12.1, None, "", ["a"]):
             error = lab.refused("argument-invalid", "layer", wrong)

@@ -180,6 +180,28 @@ class TestRefusals:
         assert note(BASE, "12.1", "clock-skewed", "its clock is wrong") == {"changed": False}
         assert node.grain()["refused"] == [f"{BASE}=12.1 clock-skewed"]
 
+    def test_a_reference_that_was_corrected_in_pillar(self, node: Node) -> None:
+        minion, wrong = node.lab.minion, "corp/bsae:12.0"
+        bases = {"version": "12.1", "bundles": {"12.1": {"source": "/nonexistent.tar"}}}
+        minion.pillar = {"baseimg": {"bases": {wrong: bases}}}
+        arguments = {"name": wrong, "version": "12.1", "bundles": {"12.1": {"source": "salt://no/such.tar"}}}
+        for function in ("fetch", "prepare", "converge"):
+            error = node.lab.refused(("base-absent", "bundle-invalid"), function, wrong, "12.1")
+            assert f"did you mean {BASE}?" in error.info["hint"]
+        done = run(node.lab, False, "converged", arguments)
+        assert any(f"did you mean {BASE}?" in warning for warning in done["warnings"])
+        (refused,) = node.grain()["refused"]
+        assert refused.startswith(f"{wrong}=12.1 ")
+        minion.pillar = {"baseimg": {"bases": {BASE: bases}}}
+        assert minion.modules["baseimg.status"](full=True)["refused"] == []
+        assert "refused" not in node.grain()
+
+    def test_a_node_without_the_base_refuses_nothing(self, node: Node) -> None:
+        other = "corp/other:1"
+        node.lab.minion.pillar = {"baseimg": {"bases": {other: {"version": "2"}}}}
+        node.lab.refused("base-absent", "converge", other, "2")
+        assert "refused" not in node.grain()
+
     def test_a_broken_note_breaks_nothing(self, node: Node) -> None:
         self.refuse(node, "converge")
         (note,) = Path(node.lab.minion.opts["cachedir"]).glob("baseimg/refused/*")

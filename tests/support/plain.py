@@ -50,6 +50,9 @@ class PlainEngine:
     mount_options: frozenset[str] = frozenset()
     running: list[Container] = field(default_factory=list)
 
+    def check_restart_package(self) -> None:
+        """Check nothing: no package is needed."""
+
     def own_directory(self, container: Container) -> str:
         directory = self.root.parent / "upper" / container.id
         directory.mkdir(parents=True, exist_ok=True)

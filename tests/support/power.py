@@ -13,6 +13,7 @@ from baseimg_core.disk.store import generations
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.ops import bases, prune, rollback
 from baseimg_core.ops import prepare as ops_prepare
+from baseimg_core.ops.preview import Goal
 from tests.support import forks
 from tests.support.deadlines import wait_until
 from tests.support.fs import Disk
@@ -24,7 +25,7 @@ from tests.support.trace import traced
 
 def prepare(node: Node) -> object:
     """Prepare 12.1."""
-    return ops_prepare.prepare(node.context, BASE, "12.1", node.bundles, None, 1e9)
+    return ops_prepare.prepare(node.context, Goal(BASE, "12.1", node.bundles), 1e9)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,10 @@ def test_the_bundles_to_tell_the_impact_of() -> None:
         is image_policy.declared_bundles("other:1", None, bases)
         is None
     )
-    for wrong in ("12.3", 12.1, ["x"], ""):
+    for wrong in ("12.3", ["x"], ""):
         with pytest.raises(
-            ArgumentInvalid, match=r"^\[argument-invalid\] bundle is .* that pillar declares .*: 12.1, 12.2 -- "
+            ArgumentInvalid, match=r"^\[argument-invalid\] bundle is .* that pillar declares .*: '12.1' or '12.2' -- "
         ):
             image_policy.declared_bundles(BASE, wrong, bases)
+    with pytest.raises(ArgumentInvalid, match=r"write it in quotes, '12.1', in a shell \"'12.1'\" -- "):
+        image_policy.declared_bundles(BASE, 12.1, bases)

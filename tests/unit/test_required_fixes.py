@@ -12,6 +12,7 @@ import pytest
 from baseimg_core.errors import FixMissing
 from baseimg_core.model.policy.image_policy import Acceptance, Protection
 from baseimg_core.ops import bases, prepare
+from baseimg_core.ops.preview import Goal
 from tests.support.images import digest
 from tests.support.nests import NestNode, files
 from tests.unit.test_fixes import JAVA, OS, base
@@ -79,7 +80,7 @@ def test_a_fix_that_an_image_hides(node: NestNode) -> None:
 
 def test_a_prepared_content_has_the_advisories_of_its_bundle(node: NestNode) -> None:
     requiring(node, CVE)
-    prepare.prepare(node.context, OS, "2", node.bundles[OS], None, 1e9)
+    prepare.prepare(node.context, Goal(OS, "2", node.bundles[OS]), 1e9)
     assert node.converge(OS, "2")["changed"] is True
     node.rollback(OS)
     overriding(node)

@@ -56,6 +56,14 @@ class TestNode:
             item.update(current=item["number"] == 0, activated=at)
         assert summary.of_node([back]) == ["corp/base:12.0  12.0  (was 12.1)  3 images"]
 
+    def test_one_base_and_the_node_agree_about_the_former_version(self) -> None:
+        plain = {"bytes": 1, "kept": "", "pinned": False, "prepared": "", "users": [], "damage": ""}
+        rest = {"pristine": "kept", "interrupted": False, "space": 0}
+        back = status(version="12.0", **rest)
+        for item, at in zip(back["generations"], ("2026-03-01T00:00:00Z", "2026-02-01T00:00:00Z"), strict=True):
+            item.update(plain, current=item["number"] == 0, activated=at)
+        assert summary.of_base(back)["previous"] == "12.1"
+
     def test_whatever_needs_a_person_has_a_line(self) -> None:
         hold = {"version": "12.2", "by": "root", "until": "", "reason": "shop does not start", "at": "x"}
         broken = {"image": "billing:1", "verdict": "breaks", "subject": "libx", "text": "is gone", "remedy": "rebuild"}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..model.policy import misspelling
 from ..model.stack import ids
 from ..model.stack.owners import Owners
 from ..model.stack.packed import PackedLayer
@@ -164,6 +165,14 @@ class Engine(ImageStore, Protocol):
     def layers_root(self) -> str:
         """The directory that holds one directory for each layer."""
 
+    def check_restart_package(self) -> None:
+        """
+        Check that the Python package that stops and starts containers can be imported.
+
+        Raises:
+            DependencyMissing: It cannot.
+        """
+
     def containers(self, stopped: bool = False) -> list[Container]:
         """Return the containers with a process, also paused, by name; with ``stopped`` all containers."""
 
@@ -257,3 +266,12 @@ class Engine(ImageStore, Protocol):
         Returns:
             The directories, bottom first; ``None`` if the engine has no such chain.
         """
+
+
+def image_hint(store: ImageStore, reference: str) -> str:
+    """Return a hint with the images of a store that a misspelt reference may mean; empty without one."""
+    known = [tag for image in store.images() for tag in image.tags]
+    if suggestion := misspelling.suggest(reference, known):
+        return f"did you mean {suggestion}?"
+    similar = misspelling.of_similar_repository(reference, known)
+    return f"similar on this node: {similar}" if similar else ""

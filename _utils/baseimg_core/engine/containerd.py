@@ -15,7 +15,7 @@ from ..errors import ContainerRefused, ContainerUnknown, ImageUnknown, NotUnpack
 from ..model.stack import ids
 from ..model.stack.owners import Owners
 from . import runtime_config
-from .base import Container, Image
+from .base import Container, Image, image_hint
 from .ctr import SNAPSHOTTER, Absent, Ctr
 from .docker import check_here
 from .snapshots import OnSnapshots, Snapshots
@@ -48,6 +48,9 @@ class Containerd(OnSnapshots):
         _, _, server = self._ctr.run("version").partition("Server:")
         return next((words[1] for words in map(str.split, server.splitlines()) if words[:1] == ["Version:"]), "")
 
+    def check_restart_package(self) -> None:
+        """Check nothing: baseimg does not restart these containers."""
+
     def image(self, reference: str) -> Image:
         """Return an image by reference or ID; raise :class:`ImageUnknown`."""
         digest = self._names.get(reference) or reference
@@ -57,7 +60,8 @@ class Containerd(OnSnapshots):
         except Absent as exc:
             raise ImageUnknown(f"containerd at {self._ctr.address} cannot read {reference!r}: {exc}") from exc
         where = f"namespace {self._ctr.namespace} of the containerd at {self._ctr.address}"
-        raise ImageUnknown(f"{where} has no image {reference!r}", "check the reference with 'ctr images ls'")
+        hint = image_hint(self, reference) or "check the reference with 'ctr images ls'"
+        raise ImageUnknown(f"{where} has no image {reference!r}", hint)
 
     def images(self) -> list[Image]:
         """Return every image that is unpacked for this platform."""

@@ -17,7 +17,7 @@ from ..model.stack.owners import Owners
 from ..model.stack.packed import PackedLayer
 from . import tarsplit
 from .api import TIMEOUT, Api, ObjectNotFound, RequestRefused, reachable, tls
-from .base import Container, Image
+from .base import Container, Image, image_hint
 
 _STOP_TIMEOUT = 10  # seconds until the engine kills a container without a stop timeout
 _POLL = 0.05  # seconds between two checks of a running command
@@ -51,6 +51,10 @@ class Docker:
         """No options: Docker's overlay2 turns ``index`` and ``metacopy`` off, and has no setting for them."""
         return frozenset()
 
+    def check_restart_package(self) -> None:
+        """Raise :class:`DependencyMissing` without the SDK, which stops and starts containers."""
+        docker_sdk.package()
+
     @cached_property
     def _sdk(self) -> Any:
         """Docker's SDK, for requests that change state."""
@@ -74,7 +78,9 @@ class Docker:
         try:
             return self._image(self._api.get("images", reference, "json"))
         except ObjectNotFound:
-            raise ImageUnknown(f"the engine at {self.url} has no image {reference!r}") from None
+            raise ImageUnknown(
+                f"the engine at {self.url} has no image {reference!r}", image_hint(self, reference)
+            ) from None
         except RequestRefused as exc:
             raise ImageUnknown(f"the engine at {self.url} cannot read {reference!r}: {exc.message}") from exc
 
@@ -158,10 +164,12 @@ class Docker:
         with reachable(self.url):
             try:
                 yield
-            except (ObjectNotFound, docker_sdk.package().errors.NotFound) as exc:
-                raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
-            except (RequestRefused, docker_sdk.package().errors.APIError) as exc:
-                reason = exc.message if isinstance(exc, RequestRefused) else exc.explanation or exc
+            except Exception as exc:
+                if isinstance(exc, (ObjectNotFound, *docker_sdk.failures("NotFound"))):
+                    raise ContainerUnknown(f"the engine at {self.url} has no container {container_id[:12]}") from exc
+                if not isinstance(exc, (RequestRefused, *docker_sdk.failures("APIError"))):
+                    raise
+                reason = exc.message if isinstance(exc, RequestRefused) else getattr(exc, "explanation", None) or exc
                 raise ContainerRefused(f"cannot {operation} the container {container_id[:12]}: {reason}") from exc
 
     def matches_layer_digest(self, chain_id: str, diff_id: str, directory: str) -> bool | None:

@@ -53,9 +53,8 @@ def of_base(status: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "error" in status:
         return dict(without_empty(status))
-    versions = {generation["number"]: generation["version"] for generation in status["generations"]}
     lines = {
-        "previous": versions.get(status["previous"], ""),
+        "previous": "" if (former := _former(status)) == status["version"] else former,
         "pristine": "" if status["pristine"] == "kept" else status["pristine"],
         "interrupted": status["interrupted"] or "",
         "generations": [_generation(generation) for generation in status["generations"]],

@@ -190,8 +190,11 @@ class Convergence:
 
     def run(self, action: str) -> dict[str, Any]:
         """Run the operation and return its result; ``action`` names it in the history."""
+        with swap.start_stopped(self.context, self.base, self.policy) as started:
+            return self._run(action, started)
+
+    def _run(self, action: str, started: list[str]) -> dict[str, Any]:
         context, base = self.context, self.base
-        swap.start_stopped(context, base, self.policy)
         rebuilt = self.repair and record_repair.repair_record(context, base)
         damaged = self.repair and tamper.detect(context, base, self.audit)
         swap.delete_unfinished(context, base.store)
@@ -201,7 +204,8 @@ class Convergence:
             if result:
                 return {**result, "repaired": rebuilt}
         if self.version != record.live.version and (hold := ops_hold.blocking_hold(base, self.version)):
-            return swap.held_result(context, base, record, self.policy, hold, action)
+            outcome = RestartOutcome(self.policy.mode, started=started)
+            return swap.held_result(context, base, record, outcome, hold, action)
         if action == "converge":
             aliases.check_aliases(context, base, self.version)
         with nest_locks.locked(context, self.check_ahead(record), self.read_locked) as nest:
@@ -215,7 +219,7 @@ class Convergence:
             self.audit.refresh(record)
             masked = nest.mask_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
-            done = swap.restart_and_report(context, base, record, self.policy, swapped, damaged or rebuilt)
+            done = swap.restart_and_report(context, base, record, self.policy, swapped, started, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)
             effects = {"kept": masking.kept(nest), "masked": masking.masked()}
         standing = self._standing_effects(nest, generation)  # without locks: it may compare contents, for later runs
@@ -292,6 +296,8 @@ class Convergence:
             steps = self.plan_from_sound(record)
             swap.check_preconditions(self.context, self.base, record, steps)
             check_staging(self.context, self.base, record, steps, self.catalogue)
+            number = steps.generation.number if steps.generation else None
+            restart.plan_restarts(self.context.engine, self.base, record, self.policy, number)  # refuses what it cannot
             nest = Nest(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:

@@ -8,7 +8,7 @@ from ..context import Context
 from ..disk.store.names import NameCache
 from ..engine.base import Engine
 from ..errors import BaseAbsent, BaseimgError, BundleUnavailable
-from . import declared_bases
+from . import bases, declared_bases
 from .bases import Base
 from .plan import Catalogue
 
@@ -42,10 +42,26 @@ def find_bases_or_coverage(
         exc.coverage = _examine(context, search)
         raise
     except BundleUnavailable as exc:
-        absent = BaseAbsent(f"no image on this node is called {name}, and its bundle cannot be read: {exc.message}")
+        message = f"no image on this node is called {name}, and its bundle cannot be read: {exc.message}"
+        absent = BaseAbsent(message, "", _suggestion(context.engine, name, chain_id))
         absent.coverage = _examine(context, search)
         absent.coverage["unexamined"] = absent.coverage["unexamined"] or [exc.message]
         raise absent from exc
+    except BaseimgError as exc:  # a bundle was refused that was read because the name is not on this node
+        if suggestion := _suggestion(context.engine, name, chain_id):
+            exc.hint = f"did you mean {suggestion}? {exc.hint}"
+        raise
+
+
+def _suggestion(engine: Engine, name: str, chain_id: str | None) -> str:
+    """Return a reference on this node that a name which is not here resembles; empty without one."""
+    try:
+        bases.locate(engine, name, chain_id)
+    except BaseAbsent as exc:
+        return exc.suggestion
+    except BaseimgError:
+        pass  # the operation reports it
+    return ""
 
 
 def _examine(context: Context, search: Callable[[Engine], object]) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -11,14 +10,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .. import zstd
+from .. import docker_sdk, zstd
 from ..disk.bundle import signature as bundle_signature
 from ..disk.store.generations import Store
 from ..disk.store.layout import now
 from ..engine import mounts
 from ..engine.base import Engine
 from ..engine.roots import default_layers_roots
-from ..errors import BaseimgError, SignatureUnsupported
+from ..errors import BaseimgError, DependencyMissing, SignatureUnsupported
 from ..linux import clock_sync, files, probe
 from ..linux.oserrors import translate_os_errors
 from ..model.diagnosis import FAILED, OK, WARNING, Check, is_ready
@@ -157,9 +156,11 @@ def _installations(node: MinionFacts) -> Check:
 
 
 def _docker_sdk() -> Check:
-    if importlib.util.find_spec("docker") is None:
-        message = "not installed; containers cannot be restarted and images cannot be exported"
-        return Check("docker SDK", WARNING, message, "dependency-missing", _pip("docker>=7.1,<8"))
+    try:
+        docker_sdk.package()
+    except DependencyMissing as exc:
+        message = f"{exc.message}; containers cannot be restarted and images cannot be exported"
+        return Check("docker SDK", WARNING, message, exc.code, _pip("docker>=7.1,<8"))
     return Check("docker SDK", OK, "installed")
 
 

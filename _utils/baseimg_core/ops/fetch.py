@@ -34,6 +34,7 @@ def fetch(context: Context, goal: Goal) -> dict[str, Any]:
                 raise BaseHeld(f"{preview.base.reference}: {preview.hold}")
             if preview.is_change:
                 preview.check_preconditions()
+            preview.plan_restarts()
             results.append(preview.fetched())
         first = next((result for result in results if result["needed"]), results[0])
         bundles = {bundle["version"]: bundle for result in results for bundle in result["bundles"]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,31 +17,26 @@ from ..disk.store.generations import Store
 from ..disk.store.lock import PREPARATION
 from ..errors import LayerBusy
 from ..linux.pace import Pace, low_priority
-from ..model.containers.policy import ContainerPolicy
-from ..model.policy.pillar import Source
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
 from ..progress import Progress
 from . import aliases, arrivals, bases, coverage, declared_bases, nest_locks, swap
 from . import hold as ops_hold
+from .containers import runner
 from .containers import trial as trials
 from .converge import Convergence
 from .plan import Catalogue, Plan
+from .preview import Goal
 from .stage import discarding, keep_prepared
 
 
-def prepare(
-    context: Context, name: str, version: str, bundles: Mapping[str, Source], chain_id: str | None, rate: float
-) -> dict[str, Any]:
+def prepare(context: Context, goal: Goal, rate: float) -> dict[str, Any]:
     """
     Fetch, verify and judge a version, try it, and make its generation. The live content stays as it is.
 
     Args:
         context: The context of the operation.
-        name: Reference of the base.
-        version: The version.
-        bundles: The declared bundles by version.
-        chain_id: Chain ID of the base, for nodes that lack its name.
+        goal: The declared base.
         rate: The maximum number of bytes written per second.
 
     Returns:
@@ -52,15 +47,17 @@ def prepare(
         BaseimgError: Whatever a converge to the version would raise before its swap.
     """
     with contextlib.ExitStack() as stack:
+        runner.check_can_restart(context.engine, goal.policy)
+        name, version = goal.name, goal.version
         waiters = _Waiters(name, version)
         pace = Pace(rate, check=waiters.check)
         stack.callback(pace.close)
         stack.enter_context(low_priority())
         context = replace(context, pace=pace, progress=waiters.checking(context.progress), operation=PREPARATION)
-        catalogue = Catalogue(context, bundles, stack)
-        named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
+        catalogue = Catalogue(context, goal.bundles, stack)
+        named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, goal.chain_id)
         declared_bases.check_all_reach(context, name, version, catalogue, named_bases)
-        changes = [Convergence(context, base, version, catalogue, ContainerPolicy()) for base in named_bases]
+        changes = [Convergence(context, base, version, catalogue, goal.policy) for base in named_bases]
         results = [_prepare(change, waiters) for change in changes]
         first = next((result for result in results if result["needed"]), results[0])
         return {**first, "changed": any(result["changed"] for result in results)}

@@ -17,6 +17,7 @@ from typing import Any
 from ..context import Context
 from ..engine.base import Engine
 from ..errors import BaseimgError
+from ..model.containers.outcome import RestartOutcome
 from ..model.containers.policy import ContainerPolicy
 from ..model.policy import order as model_order
 from ..model.policy.order import Step
@@ -47,7 +48,7 @@ from .containers import restart, runner
 from .converge import Convergence, targets
 from .masking import BaseDifference, masking_of
 from .nest import Nest
-from .plan import Catalogue
+from .plan import Catalogue, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
                 for preview in previews(context, before, stack, simulated, differences):
                     preview.check_preconditions()
-                    restarted.update(*preview.restarts["batches"])
+                    restarted.update(*preview.plan_restarts()["batches"])
                     if own := preview.masking.own:
                         differences[preview.base.chain_id] = own
                     simulated.update(preview.simulate())
@@ -181,7 +182,8 @@ class Preview:
         change = Convergence(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
         is_real = self.record.current in self._on_disk.generations  # a simulated mask is sound
         self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
-        self._steps = change.plan_from_sound(self.record)
+        held = Plan(goal.version, self.record.live) if self.hold else None
+        self._steps = held or change.plan_from_sound(self.record)  # a hold is found first, as by the converge
         self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), simulated)
         self._judge = (
             None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
@@ -192,7 +194,9 @@ class Preview:
     def result(self, restarted: Collection[str]) -> dict[str, Any]:
         """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""
         if self.hold:
-            return swap.held_result(self._context, self.base, self.record, self._goal.policy, self.hold)
+            stopped = restart.still_stopped(self._context.engine, self.base)
+            outcome = RestartOutcome(self._goal.policy.mode, started=stopped)
+            return swap.held_result(self._context, self.base, self.record, outcome, self.hold)
         self.check_preconditions()
         result = self.describe()
         if not self.is_change:
@@ -221,9 +225,8 @@ class Preview:
         version = self._goal.version
         return None if version == self.record.live.version else ops_hold.blocking_hold(self.base, version)
 
-    @property
-    def restarts(self) -> dict[str, Any]:
-        """The restarts of containers; see :func:`restart.preview`."""
+    def plan_restarts(self) -> dict[str, Any]:
+        """Return the restarts of containers; see :func:`restart.preview`, which refuses what the engine cannot do."""
         return restart.preview(self._context.engine, self.base, self._on_disk, self._goal.policy, self._number)
 
     @property
@@ -306,5 +309,5 @@ class Preview:
             "protected": swap.later_protected_images(context, self.base, self.record, images),
             "warnings": warnings,
             **effects,
-            "restart": self.restarts,
+            "restart": self.plan_restarts(),
         }

@@ -1,7 +1,8 @@
 """
 Versions that this node refused to fetch, to prepare or to converge to: for the grain, metrics, the beacon and status.
 
-The operations note their own errors; the master notes reasons that only it sees. The next success removes the note::
+The operations note their own errors; the master notes reasons that only it sees. A note ends with the next success, or
+when the base is neither declared nor on the node::
 
     <cachedir>/baseimg/refused/<digest of the reference>.json    {"base", "version", "code", "message", "at"}
 
@@ -14,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..disk.store.layout import now
@@ -56,6 +57,22 @@ def clear(cachedir: str, base: str) -> bool:
         os.unlink(_path(cachedir, base))
         return True
     return False
+
+
+def forget(cachedir: str, is_obsolete: Callable[[str], bool]) -> bool:
+    """
+    Remove the notes about obsolete bases, for example after a misspelt reference was corrected in pillar.
+
+    Args:
+        cachedir: The minion's cache directory.
+        is_obsolete: Returns True if pillar does not declare a base and the node does not have it.
+
+    Returns:
+        True if a note was removed.
+    """
+    bases = [refusal["base"] for refusal in map(_read, _paths(cachedir)) if refusal]
+    removed = [base for base in bases if is_obsolete(base) and clear(cachedir, base)]
+    return bool(removed)
 
 
 def standing(cachedir: str, statuses: Iterable[Mapping[str, Any]], is_survey: bool = True) -> list[dict[str, str]]:

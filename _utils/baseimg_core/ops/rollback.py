@@ -16,6 +16,7 @@ from ..model.store.record import Generation, Record
 from . import bases, declared_bases, nest_locks, swap, tamper
 from . import hold as ops_hold
 from .bases import Base
+from .containers import restart
 from .masking import Masking
 from .nest import Nest
 from .plan import Plan, check_pristine
@@ -57,18 +58,26 @@ def _roll_back(
     context: Context, base: Base, to: str | None, policy: ContainerPolicy, reason: str | None
 ) -> dict[str, Any]:
     to = to and bases.version_or_pristine(context.engine, base, to)
-    swap.start_stopped(context, base, policy)
+    with swap.start_stopped(context, base, policy) as started:
+        return _swap_back(context, base, to, policy, reason, started)
+
+
+def _swap_back(
+    context: Context, base: Base, to: str | None, policy: ContainerPolicy, reason: str | None, started: list[str]
+) -> dict[str, Any]:
     audit = tamper.Audit(base)
     record = base.store.read()
     if record is None:
         if to not in ("pristine", base.version):
             raise NoWayBack(f"{base.reference} shows its pristine version {base.version} and never showed another")
         initial = bases.initial_record(context.engine, base)
-        done = swap.result_of(context, base, initial, None, RestartOutcome(policy.mode))
+        done = swap.result_of(context, base, initial, None, RestartOutcome(policy.mode, started=started))
         return {**done, "holds": bases.active_holds(base)}
     audits = {base.store.layout.layer: audit}
     nest = Nest(context, base, record, audits=audits)
-    nest.check_sources(nests.content(_check_rollback(context, base, record, to, audit)))
+    target = _check_rollback(context, base, record, to, audit)
+    restart.plan_restarts(context.engine, base, record, policy, target.number)  # refuses what it cannot
+    nest.check_sources(nests.content(target))
 
     def read_locked() -> Nest:
         context.admit()
@@ -89,7 +98,7 @@ def _roll_back(
         warnings = _hold(context, base, record, generation, reason)
         nest.mask_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
-        done = swap.restart_and_report(context, base, record, policy, swapped)
+        done = swap.restart_and_report(context, base, record, policy, swapped, started)
         done["warnings"] = [*done["warnings"], *warnings]
         return {**done, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
 

@@ -143,7 +143,7 @@ def prepare(context: Context, goals: Sequence[Goal], rate: float) -> dict[str, A
         The result of ``baseimg.prepare``.
     """
     prepared = {
-        goal.name: ops_prepare.prepare(context, goal.name, goal.version, goal.bundles, goal.chain_id, rate)
+        goal.name: ops_prepare.prepare(context, goal, rate)
         for goal in (goals if len(goals) == 1 else _in_order(context, goals))
     }
     return prepared[goals[0].name] if len(goals) == 1 else _joined_preparations(goals, prepared)

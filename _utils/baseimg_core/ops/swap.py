@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..context import Context
 from ..disk.store.generations import Store
 from ..disk.store.layout import TIME_FORMAT, now
 from ..engine.base import Image
-from ..errors import BaseHeld, EngineUnreachable, GateFailed, SpaceExhausted
+from ..errors import BaseHeld, BaseimgError, EngineUnreachable, GateFailed, SpaceExhausted
 from ..linux import probe
 from ..model.containers.outcome import RestartOutcome
 from ..model.containers.policy import ContainerPolicy
@@ -27,19 +28,30 @@ from .plan import Plan
 from .stage import prune_hint
 
 
-def start_stopped(context: Context, base: Base, policy: ContainerPolicy) -> None:
+@contextlib.contextmanager
+def start_stopped(context: Context, base: Base, policy: ContainerPolicy) -> Iterator[list[str]]:
     """
-    Start the containers that an interrupted run left stopped, before any other step.
+    Start the containers that an interrupted run left stopped, before any other step of an operation.
 
     Args:
         context: The context of the operation.
         base: The base.
         policy: The declared policy.
+
+    Yields:
+        The names of the containers. The hint of an error in the block names them, unless the error has a result.
     """
     runner.check_can_restart(context.engine, policy)
+    started: list[str] = []
     if bases.restarting(base):
         with base.store.lock(context.lock_timeout, context.by, context.operation):
-            restart.recover(context, base)
+            started = restart.recover(context, base)
+    try:
+        yield started
+    except BaseimgError as exc:
+        if started and not exc.result:
+            exc.hint += f"; started, because an earlier run left them stopped: {', '.join(started)}"
+        raise
 
 
 def delete_unfinished(context: Context, store: Store) -> None:
@@ -122,6 +134,7 @@ def restart_and_report(
     record: Record,
     policy: ContainerPolicy,
     swapped: CompletedSwap | None,
+    started: list[str],
     repaired: bool = False,
 ) -> dict[str, Any]:
     """
@@ -133,6 +146,7 @@ def restart_and_report(
         record: Its record.
         policy: The declared policy.
         swapped: The swap of this operation; ``None`` without one.
+        started: The containers that :func:`start_stopped` started.
         repaired: True if the record was rebuilt.
 
     Returns:
@@ -143,7 +157,8 @@ def restart_and_report(
         GateFailed: A container failed its gate. If it also fails on the old content, the version is held.
     """
     try:
-        result = {**result_of(context, base, record, swapped, RestartOutcome(policy.mode)), "repaired": repaired}
+        before = RestartOutcome(policy.mode, started=started)
+        result = {**result_of(context, base, record, swapped, before), "repaired": repaired}
     except EngineUnreachable as exc:  # the engine stopped after the base was located; the swap needs no engine
         if swapped is None:
             raise
@@ -198,7 +213,7 @@ def result_of(
 
 
 def held_result(
-    context: Context, base: Base, record: Record, policy: ContainerPolicy, hold: Hold, action: str = "converge"
+    context: Context, base: Base, record: Record, restarted: RestartOutcome, hold: Hold, action: str = "converge"
 ) -> dict[str, Any]:
     """
     Return the result of a converge that a hold blocked: no change.
@@ -207,7 +222,7 @@ def held_result(
         context: The context of the operation.
         base: The base.
         record: Its record.
-        policy: The declared policy.
+        restarted: The containers that the operation started before it met the hold.
         hold: The active hold.
         action: The name of the operation.
 
@@ -219,7 +234,7 @@ def held_result(
     """
     if action != "converge":
         raise BaseHeld(f"{base.reference}: {hold}")
-    result = result_of(context, base, record, None, RestartOutcome(policy.mode))
+    result = result_of(context, base, record, None, restarted)
     counts = dict.fromkeys(("added", "modified", "removed"), 0)
     planned: dict[str, Any] = {"bundles": [], "changes": counts, "impact": None}
     return {**planned, **result, "held": str(hold), "restart": {**result["restart"], "batches": []}}

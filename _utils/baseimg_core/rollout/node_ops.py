@@ -40,7 +40,7 @@ _QUERY_AGAIN = 60.0  # minimum seconds between two queries of a silent node
 _TRIES = 2  # attempts at a preparation or an apply if its job is lost, or gave way to another operation
 # fields of a declaration that decide whether a converge would fail
 PREFLIGHT = ("bundles", "chain_id", "repair", "protect", "accept", "containers")
-_PREPARED = ("bundles", "chain_id", "protect", "accept")  # the declared arguments of baseimg.prepare
+_PREPARED = ("bundles", "chain_id", "protect", "accept", "containers")  # the declared arguments of baseimg.prepare
 _NOTE_REFUSAL = "baseimg.note_refusal"
 _SKEWED = "clock-skewed"
 _SEEN_BY_MASTER = {  # codes of refusals that the nodes do not know, with their messages there

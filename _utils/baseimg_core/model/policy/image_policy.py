@@ -178,7 +178,9 @@ def declared_bundles(name: str, bundle: object, bases: Mapping[str, Mapping[str,
     if isinstance(version, str) and version in bundles:
         return DeclaredBundles(bundles, version, declared["chain_id"] if declared else None)
     if bundle is not None:
-        versions = ", ".join(sorted(bundles)) or "none"
+        if isinstance(bundle, float | int):
+            raise validation.untyped_version("bundle", bundle, bundles)
+        versions = validation.quoted(sorted(bundles)) or "none"
         expected = f"a path, a URL, or in quotes a version that pillar declares for {name}: {versions}"
         raise validation.wrong("bundle", bundle, expected)
     return None

@@ -22,6 +22,7 @@ from ...errors import (
     ContainerRefused,
     ContainerUnknown,
     ContainerUnproven,
+    DependencyMissing,
     GateFailed,
     RestartInterrupted,
 )
@@ -91,6 +92,9 @@ def plan_restarts(
         record: Its record; ``None`` if it has none.
         policy: The declared policy.
         current: The generation that is, or will be, live; ``None`` if it does not exist yet.
+
+    Raises:
+        DependencyMissing: A container would restart, and the engine lacks the package for it.
     """
     if not policy.restarts:
         return RestartPlan(Restarts(), {}, {})
@@ -101,6 +105,8 @@ def plan_restarts(
     stopped = {container.id for container in usage_now.listed if container.id in usage_now.on_base - running}
     concerned = stopped | unknown | usage_now.containers("outdated", current)
     plan = containers_plan.plan_restarts(usage_now.listed, concerned, left, policy)
+    if plan.batches:
+        engine.check_restart_package()
     mounts = {
         use.holder: _MOUNT
         for use in usage_now.uses
@@ -136,22 +142,30 @@ def preview(
 
     Returns:
         The plan of :func:`plan_restarts`, and the containers that an earlier run left stopped.
+
+    Raises:
+        DependencyMissing: A container would restart or start, and the engine lacks the package for it.
     """
     planned = plan_restarts(engine, base, record, policy, current)
     stopped = still_stopped(engine, base)
+    if stopped:
+        engine.check_restart_package()
     return {"mode": policy.mode, "batches": planned.batches, "started": stopped, "left": planned.left}
 
 
-def recover(context: Context, base: Base) -> None:
-    """Start the containers that an interrupted run left stopped. They stay in the journal."""
+def recover(context: Context, base: Base) -> list[str]:
+    """Start the containers that an interrupted run left stopped; return their names. They stay in the journal."""
     noted = journal.read(base.store.layout.restarting)
+    started = []
     for key in noted.pending:
         # finish() retries and reports failures, once the declared content is live
         with contextlib.suppress(ContainerRefused, ContainerUnknown):
-            finish_restart(context.engine, noted, key, ContainerPolicy().timeout)
+            if finish_restart(context.engine, noted, key, ContainerPolicy().timeout):
+                started.append(noted.names[key])
+    return started
 
 
-def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> Container:
+def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> bool:
     """
     Start a container that an interrupted run left in the journal.
 
@@ -165,19 +179,24 @@ def finish_restart(engine: Engine, noted: Journal, key: str, longest: float) -> 
         longest: Seconds to wait if its own stop timeout is infinite.
 
     Returns:
-        The container as it was before the call.
+        True if it was started.
 
     Raises:
         ContainerUnknown: The container was removed.
         ContainerRefused: The container cannot be stopped or started.
     """
     container = engine.container(key)
-    if container.state not in _ENDED and noted.runs.get(key) == [container.started, container.pid]:
+    if not _is_left_stopped(container, noted):
+        return False
+    if container.state not in _ENDED:
         engine.stop(key, longest)
-        engine.start(key)
-    elif container.state in _ENDED:
-        engine.start(key)
-    return container
+    engine.start(key)
+    return True
+
+
+def _is_left_stopped(container: Container, noted: Journal) -> bool:
+    """True if a container does not run, or runs although an interrupted run is stopping it."""
+    return container.state in _ENDED or noted.runs.get(container.id) == [container.started, container.pid]
 
 
 def restart(
@@ -245,11 +264,9 @@ class _Run:
                 if self._policy.excludes(container):  # the policy excludes it by name
                     self._noted.forget([key])
                     continue
-                before = retry(finish_restart, self._engine, self._noted, key, self._policy.timeout)
-                now = retry(self._engine.container, key)
-                if (before.started, before.pid) != (now.started, now.pid):
-                    self._done.started.append(name)
-                existing.append(container)
+                if retry(finish_restart, self._engine, self._noted, key, self._policy.timeout):
+                    self._done.started += [name] if name not in self._done.started else []
+                existing.append(retry(self._engine.container, key))
             except ContainerUnknown:
                 self._noted.forget([key])
             except ContainerRefused as exc:
@@ -404,7 +421,7 @@ def finish(
         record: Its record.
         policy: The declared policy.
         swapped: The swap of this operation, if it made one.
-        result: The operation's result so far.
+        result: The operation's result so far, with the containers that :func:`recover` started.
 
     Returns:
         The final result.
@@ -413,7 +430,8 @@ def finish(
         GateFailed: A container failed its gate. The error carries the final result.
         RestartInterrupted: The restart was interrupted. The error carries the final result.
     """
-    done, version = RestartOutcome(policy.mode), record.generations[record.current].version
+    done = RestartOutcome(policy.mode, started=list(result["restart"]["started"]))
+    version = record.generations[record.current].version
     try:
         restart(context, base, record, policy, swapped, done)
     except BaseimgError as exc:
@@ -421,7 +439,7 @@ def finish(
         names = bases.restarting(base)
         text = f"{record.reference} shows {result['to']}, but restarting its containers was interrupted: {exc.message}"
         text += f"; stopped, or started and not yet healthy: {', '.join(names)}" if names else ""
-        raise RestartInterrupted(text, result=result) from exc
+        raise RestartInterrupted(text, exc.hint if isinstance(exc, DependencyMissing) else "", result) from exc
     result = _final_result(result, record, swapped, done)
     if done.restarted or done.started or done.failed:
         result["containers"] = bases.containers(context.engine, base, record, record.current)
@@ -471,11 +489,11 @@ def _final_result(
 
 
 def still_stopped(engine: Engine, base: Base) -> list[str]:
-    """Return the names of containers that an earlier run stopped and that do not run now."""
+    """Return the names of containers that an earlier run left stopped."""
     noted = journal.read(base.store.layout.restarting)
     ended = []
     for key in noted.pending:
         with contextlib.suppress(ContainerUnknown):
-            if engine.container(key).state in _ENDED:
+            if _is_left_stopped(engine.container(key), noted):
                 ended.append(noted.names[key])
     return ended
