@@ -590,18 +590,9 @@ def plan(
 
 
 def fetch(
-    name,
-    version,
-    bundles=None,
-    chain_id=None,
-    saltenv=None,
-    repair=False,
-    protect=None,
-    accept=None,
-    containers="keep",
-    require=None,
-    also=(),
-):
+    name, version, bundles=None, chain_id=None, saltenv=None, repair=False, protect=None, accept=None,
+    containers="keep", require=None, also=(),
+):  # fmt: skip
     """
     Fetch the bundles that :py:func:`baseimg.converge` would need, and check everything that would make it fail:
     signatures, decompressors, space and inodes, protected images, holds, and what the new content breaks. Changes
@@ -631,17 +622,9 @@ def fetch(
 
 
 def prepare(
-    name,
-    version,
-    bundles=None,
-    chain_id=None,
-    protect=None,
-    accept=None,
-    saltenv=None,
-    require=None,
-    also=(),
+    name, version, bundles=None, chain_id=None, protect=None, accept=None, saltenv=None, require=None, also=(),
     containers="keep",
-):
+):  # fmt: skip
     """
     Make a version ready, so that :py:func:`baseimg.converge` to it is one swap, as short as a rollback.
 
@@ -1355,7 +1338,6 @@ def metrics(path=None):
     with _operation() as minion:
         if path is not None:
             validation.absolute_path(path, "path", ".prom")
-        minion.forget_refusals()
         text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"], __opts__["cachedir"])
         return text if path is None else {"path": path, "bytes": ops_status.write_public_file(path, text)}
 

@@ -22,13 +22,13 @@ from .engine import detect
 from .engine.base import Engine
 from .engine.images.blobs import Blobs
 from .engine.images.store import ImageSources
-from .errors import ArgumentInvalid, BaseAbsent, BaseimgError, BundleUnavailable, JobStale, SpaceExhausted
+from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, JobStale, SpaceExhausted
 from .model.diagnosis import Check
 from .model.images import source as image_source
 from .model.impact.judgement import Attachment
 from .model.policy import image_policy, reference, validation
 from .model.policy import pillar as policy_pillar
-from .ops import bases, declared_bases, doctor, job_terms, preview, refusals, status
+from .ops import declared_bases, doctor, job_terms, preview, refusals, status
 from .ops.preview import Goal
 from .redact import redact_url, redacted_logs
 
@@ -60,13 +60,6 @@ def _registry_code() -> Iterator[None]:
         raise BundleUnavailable(
             f"registries cannot be used on this node: {exc}", "install the Python package 'urllib3' beside Salt"
         ) from exc
-
-
-def _is_ordinary_absence(error: BaseimgError) -> bool:
-    """True if a node does not have a base, and nothing says that it should have it."""
-    if not isinstance(error, BaseAbsent):
-        return False
-    return not (error.suggestion or error.coverage["unexamined"] or error.coverage["elsewhere"])
 
 
 class Minion:
@@ -477,29 +470,12 @@ class Minion:
     def forget_refusals(self) -> None:
         """Remove notes about bases that pillar does not declare and that this node does not have."""
         with contextlib.suppress(BaseimgError):  # an invalid pillar may declare any base
-            declared = self.declared()["bases"]
-            forgotten = refusals.forget(
-                self._opts["cachedir"], lambda base: base not in declared and not self._has_base(base)
-            )
-            self._grain_changed |= forgotten
-
-    def _has_base(self, name: str) -> bool:
-        """True if this node has a base, or may have it."""
-        try:
-            return bool(bases.locate_all(self.engine(), name))
-        except BaseAbsent:
-            return False
-        except BaseimgError:
-            return True
+            self._grain_changed |= refusals.forget(self._opts["cachedir"], self.declared()["bases"], self.engine)
 
     def fail(self, error: BaseimgError) -> None:
         """Note a refusal; remove downloads that failed verification, or whose base is not on this node."""
         if self._action in _REFUSING and not isinstance(error, JobStale):
-            for base, version in self._goals.items():
-                if _is_ordinary_absence(error):
-                    self._grain_changed |= refusals.clear(self._opts["cachedir"], base)
-                else:
-                    self.note_refusal(base, version, error.code, error.message)
+            self._grain_changed |= refusals.note_error(self._opts["cachedir"], self._goals, error)
             self.forget_refusals()
         if error.code in _USELESS:
             self._delete_downloads()
@@ -508,8 +484,7 @@ class Minion:
         """Remove what a success makes obsolete: the refusal, and the downloads whose content is on the node now."""
         for base in self._goals if self._action in _REFUSING else ():
             self._grain_changed |= refusals.clear(self._opts["cachedir"], base)
-        if self._action in _REFUSING:
-            self.forget_refusals()
+        self.forget_refusals()
         if self._action in _MAKE_GENERATIONS:
             self._delete_downloads()
 

@@ -35,8 +35,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "context": ({"progress", "model", "linux", "engine"}, set()),
     "ops": (
         {
-            *("__version__", "display", "errors", "progress", "http_get", "zstd", "context", "model", "linux", "disk"),
-            *("engine", "ops"),
+            *("__version__", "display", "errors", "progress", "http_get", "zstd", "docker_sdk", "context", "model"),
+            *("linux", "disk", "engine", "ops"),
         },
         set(),
     ),

@@ -15,12 +15,15 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from ..disk.store.layout import now
 from ..display import printable
+from ..engine.base import Engine
+from ..errors import BaseAbsent, BaseimgError
 from ..linux import files
+from . import bases
 
 _DIRECTORY = os.path.join("baseimg", "refused")
 _KEYS = ("base", "version", "code", "message", "at")
@@ -59,20 +62,53 @@ def clear(cachedir: str, base: str) -> bool:
     return False
 
 
-def forget(cachedir: str, is_obsolete: Callable[[str], bool]) -> bool:
+def note_error(cachedir: str, versions: Mapping[str, str], error: BaseimgError) -> bool:
     """
-    Remove the notes about obsolete bases, for example after a misspelt reference was corrected in pillar.
+    Note the error of an operation. A node without a base refuses nothing, so its note is removed.
 
     Args:
         cachedir: The minion's cache directory.
-        is_obsolete: Returns True if pillar does not declare a base and the node does not have it.
+        versions: The wanted versions by reference.
+        error: The error.
+
+    Returns:
+        True if a note changed.
+    """
+    if isinstance(error, BaseAbsent) and not (
+        error.suggestion or error.coverage["unexamined"] or error.coverage["elsewhere"]
+    ):
+        changed = [clear(cachedir, base) for base in versions]
+    else:
+        changed = [note(cachedir, base, version, error.code, error.message) for base, version in versions.items()]
+    return any(changed)
+
+
+def forget(cachedir: str, declared: Collection[str], connect: Callable[[], Engine]) -> bool:
+    """
+    Remove the notes about bases that are obsolete, for example after a misspelt reference was corrected in pillar.
+
+    Args:
+        cachedir: The minion's cache directory.
+        declared: The references that pillar declares.
+        connect: Connects to the engine, if a note is about another base.
 
     Returns:
         True if a note was removed.
     """
-    bases = [refusal["base"] for refusal in map(_read, _paths(cachedir)) if refusal]
-    removed = [base for base in bases if is_obsolete(base) and clear(cachedir, base)]
-    return bool(removed)
+    noted = [refusal["base"] for refusal in map(_read, _paths(cachedir)) if refusal]
+    absent = [base for base in noted if base not in declared and not _has_base(connect, base)]
+    removed = [clear(cachedir, base) for base in absent]
+    return any(removed)
+
+
+def _has_base(connect: Callable[[], Engine], name: str) -> bool:
+    """True if this node has a base, or may have it."""
+    try:
+        return bool(bases.locate_all(connect(), name))
+    except BaseAbsent:
+        return False
+    except BaseimgError:
+        return True
 
 
 def standing(cachedir: str, statuses: Iterable[Mapping[str, Any]], is_survey: bool = True) -> list[dict[str, str]]:
