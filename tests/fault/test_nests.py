@@ -106,6 +106,19 @@ def test_a_base_that_is_declared_to_follow_shows_its_layer_over_what_is_below(no
     assert differences(node.view(JAVA), show([top, *node.stacks[OS]])) == []
 
 
+def test_prune_keeps_the_masks_of_the_way_back(node: NestNode) -> None:
+    """A rollback makes no mask, so a full disk does not prevent it."""
+    for version in ("2", "1.1"):
+        node.converge(OS, version)
+    original, made = node.view(OS_NEW), list[str]()
+    prune.prune(replace(node.context, grace=0), None, 0, test=False)
+    with traced(made.append):
+        node.rollback(OS, "2")
+    assert "stage.begun" not in made
+    check_exact_view(node, OS, "2")
+    assert differences(node.view(OS_NEW), original) == []
+
+
 def test_masks_are_prepared(node: NestNode) -> None:
     for base in (FRAME, JAVA):
         node.converge(base, "2")

@@ -333,7 +333,8 @@ ODD: dict[str, Callable[[Path], object]] = {
 OWN = [
     f"{name}{end}" for name in ("holds.json", "lifetimes.json", "starts.json", "judged.json") for end in ("", ".new")
 ]
-OWN += ["state.json.new", "state.json.spare", "history.jsonl", "history.jsonl.new", "lock", "restarting.json.new"]
+OWN += ["state.json.new", "state.json.spare", "lifetimes.json.spare", "history.jsonl", "history.jsonl.new", "lock"]
+OWN += ["restarting.json.new"]
 
 
 @pytest.mark.parametrize("kind", ODD)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from baseimg_core.disk.store import generations, space
+from baseimg_core.disk.store import generations, lifetimes, space
 from baseimg_core.errors import SpaceExhausted
+from baseimg_core.linux.files import SPARE
 from baseimg_core.ops import bases, converge, plan, prepare, prune, rollback
 from baseimg_core.ops.preview import Goal
 from tests.support.fs import XFS_MIN, loop_fs
@@ -190,3 +191,20 @@ def test_a_full_disk_leaves_every_way_back_open(kind: str) -> None:
                 node.converge(version)
             assert differences(node.view(), node.views[version]) == []
             assert bases.status(node.engine, bases.locate(node.engine, BASE))["version"] == version
+        store = bases.locate(node.engine, BASE).store
+        record = store.read()
+        assert lifetimes.read(store.layout.lifetimes, record).retired.keys() == {0, 2}  # the swaps were noted
+        prune.prune(node.context, BASE, 0, test=False)
+        assert store.read().present == [0, 1]
+
+
+def test_prune_on_a_full_disk_that_lost_the_times_of_swaps(node):
+    for version in ("12.1", "12.2"):
+        node.converge(version)
+    rollback.roll_back(node.context, BASE, "pristine")
+    store = bases.locate(node.engine, BASE).store
+    for name in (store.layout.lifetimes, store.layout.lifetimes + SPARE):
+        os.unlink(name)
+    fill(node.root)
+    prune.prune(node.context, BASE, 0, test=False)
+    assert store.read().present == [0]

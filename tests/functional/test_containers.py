@@ -18,10 +18,12 @@ from salt.exceptions import CommandExecutionError
 
 from baseimg_core.engine.api import Api
 from baseimg_core.engine.docker import Docker
+from baseimg_core.errors import BaseAmbiguous
 from baseimg_core.model.containers.policy import parse
 from baseimg_core.model.policy.pillar import Source
-from baseimg_core.ops import converge, plan
+from baseimg_core.ops import converge, plan, several_bases
 from baseimg_core.ops.containers import restart, runner
+from baseimg_core.ops.preview import Goal
 from tests.functional.lab import APP, APP_LAYER, BASE, BUSYBOX, NEW, SLEEP, VERSION_0, VERSION_1, Lab, layer
 from tests.functional.test_running import without_mount_ids
 from tests.functional.test_states import converged, declare, run
@@ -598,6 +600,19 @@ class TestKilled:
         assert "Would start (an earlier run had stopped them): aaa." in foretold["comment"]
         assert "Started (an earlier run had stopped them): aaa." in done["comment"]
         assert done["changes"] == foretold["changes"] == {"containers": {"started": ["aaa"]}}
+
+    def test_and_the_next_run_is_refused(self, node: Node) -> None:
+        """The base's tag names another content now, so the declaration is ambiguous."""
+        before = self.killed(node, "restart.stopped")
+        node.client.tag(NEW, *BASE.split(":"), force=True)
+        assert node.inventory() != before
+        goals = [Goal(BASE, "12.1", {"12.1": Source(node.bundle)}), Goal(APP, "1", {})]
+        for number in (1, 2):
+            with pytest.raises(BaseAmbiguous) as caught:
+                several_bases.converge(context(node.lab.engine), goals[:number], lambda: None)
+            assert caught.value.hint.endswith("started, because an earlier run left them stopped: aaa")
+            assert node.inventory() == before
+            node.client.stop("aaa")
 
     def test_while_the_engine_is_still_stopping_it(self, node: Node) -> None:
         """The engine may complete a killed run's stop after the next run has seen the container running."""

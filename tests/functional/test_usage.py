@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -200,6 +201,18 @@ class TestPruneKeeps:
                 assert pruned(lab) == []
             finally:
                 process.kill()
+        assert_goes(lab, ["12.1"])
+
+    def test_a_root_directory(self, lab: Lab) -> None:
+        """A process whose working directory lies outside of its root."""
+        show(lab, "12.1")
+        code = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", code, lab.dirs(BASE)[0]]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            show(lab, "12.2")
+            assert pruned(lab) == []
         assert_goes(lab, ["12.1"])
 
     def test_an_overlay_without_a_mount_point(self, lab: Lab, tmp_path: Path) -> None:

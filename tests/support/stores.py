@@ -7,7 +7,8 @@ from tests.support.deadlines import SECONDS
 
 #: Everything in ``baseimg/`` beside a layer's directory after a finished operation.
 STORE_FILES = frozenset(
-    {"generations", "history.jsonl", "index", "lifetimes.json", "lock", "state.json", "state.json.spare"}
+    {"generations", "history.jsonl", "index", "lock"}
+    | {f"{name}.json{end}" for name in ("lifetimes", "state") for end in ("", ".spare")}
 )
 #: What is there only if an image was judged over a generation.
 OPTIONAL_FILES = frozenset({"judged.json", "delivered.json"})

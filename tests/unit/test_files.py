@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,20 @@ def test_a_nested_tree_is_removed_in_one_call(kind: str) -> None:
             (deep / "file").write_bytes(b"12345")
         assert remove_tree(str(root / "tree")) == 50
         assert not (root / "tree").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_protected_tree_is_removed(kind: str) -> None:
+    with loop_fs(kind, XFS_MIN) as root:
+        tree = root / "tree"
+        for directory in (tree / "a/b", tree / "c"):
+            directory.mkdir(parents=True)
+            (directory / "file").write_bytes(b"12345")
+        for flag, paths in (("+i", (tree / "a/b/file", tree / "c", tree)), ("+a", (tree / "a/b", tree / "c/file"))):
+            for path in paths:
+                subprocess.run(["chattr", flag, str(path)], check=True)
+        assert remove_tree(str(tree)) == 10
+        assert not tree.exists()
 
 
 def test_files_with_hard_links_elsewhere_free_nothing(tmp_path: Path) -> None:

@@ -245,9 +245,9 @@ def _pids() -> list[int]:
 
 
 def _open_files(pid: int) -> list[str]:
-    """Return ``cwd`` and the open descriptors of a process, as ``fd/<n>``."""
+    """Return ``cwd``, ``root``, and the open descriptors of a process as ``fd/<n>``."""
     try:
-        return ["cwd", *(f"fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))]
+        return ["cwd", "root", *(f"fd/{name}" for name in os.listdir(f"/proc/{pid}/fd"))]
     except OSError:  # the process ended
         return []
 
@@ -265,7 +265,7 @@ def _held(
             yield from (
                 number for number, place in places.items() if target == place or target.startswith(place + b"/")
             )
-        if name != "cwd" and _mount_id(pid, name) in listed:
+        if name.startswith("fd/") and _mount_id(pid, name) in listed:
             return
         st = os.stat(path)
         device = f"{os.major(st.st_dev)}:{os.minor(st.st_dev)}"

@@ -13,9 +13,10 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
-from . import syscalls
+from . import protection, syscalls
 from .pace import Pace
 
 #: Bytes read or written in one call.
@@ -331,7 +332,8 @@ def remove_tree(path: str) -> int:
 
     Subdirectories are moved up into the root of the tree, so only two directories are open at a time and no path is
     long (``shutil.rmtree`` needs an open file for each level). An interrupted call changes the tree's shape; another
-    call completes the removal. Files with hard links outside the tree free no bytes.
+    call completes the removal. Files with hard links outside the tree free no bytes. Attributes of chattr(1) that
+    prevent the removal are cleared.
 
     Raises:
         OSError: ``EBUSY`` or ``EXDEV`` for a mount inside the tree, whose content stays, and other errors.
@@ -344,7 +346,7 @@ def remove_tree(path: str) -> int:
                 st = os.lstat(name, dir_fd=root)
                 if stat.S_ISDIR(st.st_mode):
                     freed += _flatten(root, name)
-                    os.rmdir(name, dir_fd=root)
+                    protection.override(partial(os.rmdir, name, dir_fd=root), name, root)
                 else:
                     freed += _unlink(root, name, st)
     finally:
@@ -370,7 +372,8 @@ def _flatten(root: int, name: str) -> int:
         for child in os.listdir(directory):
             st = os.lstat(child, dir_fd=directory)
             if stat.S_ISDIR(st.st_mode):
-                os.rename(child, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=root)
+                up = partial(os.rename, child, secrets.token_hex(16), src_dir_fd=directory, dst_dir_fd=root)
+                protection.override(up, child, directory, root)
             else:
                 freed += _unlink(directory, child, st)
     finally:
@@ -379,7 +382,7 @@ def _flatten(root: int, name: str) -> int:
 
 
 def _unlink(directory: int, name: str, st: os.stat_result) -> int:
-    os.unlink(name, dir_fd=directory)
+    protection.override(partial(os.unlink, name, dir_fd=directory), name, directory)
     return _freed(st)
 
 

@@ -110,9 +110,10 @@ def converge(
     """
     with contextlib.ExitStack() as stack:
         catalogue = Catalogue(context, bundles, stack)
-        named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
-        declared_bases.check_all_reach(context, name, version, catalogue, named_bases)
-        declared_bases.note_tagged(context, name, named_bases)
+        with swap.start_stopped_if_refused(context, {name: chain_id}):
+            named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, chain_id)
+            declared_bases.check_all_reach(context, name, version, catalogue, named_bases)
+            declared_bases.note_tagged(context, name, named_bases)
         results = []
         for base in named_bases:
             results.append(Convergence(context, base, version, catalogue, policy, repair).run("converge"))

@@ -8,6 +8,7 @@ import functools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from ..context import Context
@@ -17,7 +18,7 @@ from ..engine import mounts
 from ..errors import BaseimgError, NoWayBack
 from ..linux.oserrors import translate_os_errors
 from ..model.policy import validation
-from ..model.store import generations, nests
+from ..model.store import generations
 from ..model.store.record import Record
 from . import bases, declared_bases, swap
 from .bases import Base
@@ -154,30 +155,31 @@ def preview_after_change(
         keep: As for :func:`prune`.
     """
     above = _undeclared_above(context, converged)
-    return merge(
-        [
-            _preview(context, base, simulated.get(base.store.layout.layer), keep, masks=base not in above)
-            for base in (*converged, *above)
-        ]
-    )
+    return merge([_preview(context, base, simulated, keep, masks=base not in above) for base in (*converged, *above)])
 
 
-def _preview(context: Context, base: Base, record: Record | None, keep: int, masks: bool) -> dict[str, Any]:
-    """Return a base's result for :func:`merge`; ``record`` is as the change would leave it, ``None`` for no change."""
+def _preview(context: Context, base: Base, simulated: Mapping[str, Record], keep: int, masks: bool) -> dict[str, Any]:
+    """Return a base's result for :func:`merge`; ``simulated`` is as for :func:`preview_after_change`."""
     try:
         on_disk = base.store.read()
     except BaseimgError:  # a repair writes the record again
         on_disk = None
     if on_disk is None:
         return _nothing_kept(base)
-    record, users = copy.deepcopy(record or on_disk), _Users(context, base, on_disk)
-    if record.current != on_disk.current:
-        record.previous = swap.previous_after(on_disk, record.live)
+    record, users = _as_left(on_disk, simulated.get(base.store.layout.layer)), _Users(context, base, on_disk)
     swapped_out = {on_disk.current: "swapped out"} if context.grace else {}
-    declared, below = _declared(context, record), _prepared_below(base)
-    unused, reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, below)
+    declared, lower = _declared(context, record), _lower_records(base, simulated)
+    unused, reasons = generations.removable(record, keep, lambda: {**users.reasons, **swapped_out}, declared, lower)
     freed = space.released(base.store.paths(on_disk, unused).values())
     return _result(context, record, unused, reasons, freed, generations.in_use(record, keep, users.names), masks)
+
+
+def _as_left(on_disk: Record, simulated: Record | None) -> Record:
+    """Return a copy of a record as a change would leave it; ``simulated`` is ``None`` for no change."""
+    record = copy.deepcopy(simulated or on_disk)
+    if record.current != on_disk.current:
+        record.previous = swap.previous_after(on_disk, record.live)
+    return record
 
 
 def merge(results: Sequence[Mapping[str, Any]], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -223,8 +225,8 @@ def _choose(
 ) -> tuple[list[int], dict[int, str], dict[str, Any]]:
     """Return the generations to delete, why others stay, and the generations that only their users keep."""
     users = _Users(context, base, record)
-    declared, below = _declared(context, record), _prepared_below(base)
-    unused, reasons = generations.removable(record, keep, lambda: users.reasons, declared, below)
+    declared, lower = _declared(context, record), _lower_records(base)
+    unused, reasons = generations.removable(record, keep, lambda: users.reasons, declared, lower)
     return unused, reasons, generations.in_use(record, keep, users.names)
 
 
@@ -261,31 +263,29 @@ def _declared(context: Context, record: Record) -> set[str]:
     return {version for name, (chain_id, version) in context.versions.items() if {name, chain_id} & own}
 
 
-def _prepared_below(base: Base) -> set[str]:
-    """Return the contents that are prepared for the bases below a base."""
-    contents: set[str] = set()
-    for directory in base.lower:
+def _lower_records(base: Base, simulated: Mapping[str, Record] = MappingProxyType({})) -> list[Record]:
+    """Return the records of the bases below a base; ``simulated`` has records to use in place of those on disk."""
+    records = []
+    for layer in map(os.path.dirname, base.lower):
         with contextlib.suppress(BaseimgError):  # a mask is made again if it is needed
-            record = Store(os.path.dirname(directory)).read()
-            prepared = [generation for generation in record.usable if generation.is_prepared] if record else []
-            contents.update(map(nests.content, prepared))
-    return contents
+            if record := Store(layer).read():
+                records.append(_as_left(record, simulated.get(layer)))
+    return records
 
 
 def _delete(context: Context, base: Base, record: Record, unused: list[int], reasons: dict[int, str]) -> int:
     """Mark generations as garbage, recheck their use, delete them; return the bytes freed."""
-    if not os.path.exists(base.store.layout.lifetimes):  # swapped by an earlier release: the grace period starts now
-        with translate_os_errors(base.store.layout.lifetimes):
-            lifetimes.read(base.store.layout.lifetimes, record).save(base.store.layout.lifetimes)
-    if not unused:
-        return 0
 
     def in_use() -> dict[int, str]:
         users = _Users(context, base, record)
         reasons.update({number: reason for number, reason in users.visible.items() if number in unused})
         return reasons
 
-    return base.store.prune(record, unused, in_use)
+    freed = base.store.prune(record, unused, in_use) if unused else 0
+    if not os.path.exists(base.store.layout.lifetimes):  # swapped by an earlier release: the grace period starts now
+        with translate_os_errors(base.store.layout.lifetimes):
+            lifetimes.read(base.store.layout.lifetimes, record).save(base.store.layout.lifetimes)
+    return freed
 
 
 def _warnings(context: Context) -> list[str]:

@@ -15,7 +15,7 @@ from ..context import Context
 from ..errors import BaseimgError, GateFailed
 from ..model.containers.policy import ContainerPolicy
 from ..model.rollout.bases import join
-from . import bases, declared_bases, preview
+from . import bases, declared_bases, preview, swap
 from . import converge as ops_converge
 from . import fetch as ops_fetch
 from . import prepare as ops_prepare
@@ -74,8 +74,11 @@ def converge(context: Context, goals: Sequence[Goal], admit_later: Callable[[], 
     """
     if len(goals) == 1:
         return _converge(context, goals[0])
-    planned = plan(context, goals)
+    names = {goal.name: goal.chain_id for goal in goals}
+    with swap.start_stopped_if_refused(context, names):
+        planned = plan(context, goals)
     if "held" in planned:
+        swap.start_all_stopped(context, names)  # the plan has their names
         return {**planned, "changed": False, "to": planned["from"]}
     ordered = _in_order(context, goals)
     swapped: dict[str, dict[str, Any]] = {}

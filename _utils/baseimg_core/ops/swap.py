@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -49,9 +49,47 @@ def start_stopped(context: Context, base: Base, policy: ContainerPolicy) -> Iter
     try:
         yield started
     except BaseimgError as exc:
-        if started and not exc.result:
-            exc.hint += f"; started, because an earlier run left them stopped: {', '.join(started)}"
+        if not exc.result:
+            _report_started(exc, started)
         raise
+
+
+@contextlib.contextmanager
+def start_stopped_if_refused(context: Context, names: Mapping[str, str | None]) -> Iterator[None]:
+    """
+    As :func:`start_all_stopped`, if an error in the block ends an operation before it reaches its bases.
+
+    Args:
+        context: The context of the operation.
+        names: As for :func:`start_all_stopped`.
+    """
+    try:
+        yield
+    except BaseimgError as exc:
+        with contextlib.suppress(BaseimgError):  # the first error is reported
+            _report_started(exc, start_all_stopped(context, names))
+        raise
+
+
+def start_all_stopped(context: Context, names: Mapping[str, str | None]) -> list[str]:
+    """
+    Start the containers that an interrupted run left stopped on every content of some names; return their names.
+
+    Args:
+        context: The context of the operation.
+        names: The names of the bases, each with a chain ID that selects one content, or ``None``.
+    """
+    started: list[str] = []
+    for name, chain_id in names.items():
+        for base in bases.locate_all(context.engine, name, chain_id):
+            with start_stopped(context, base, ContainerPolicy()) as names_of_base:
+                started += names_of_base
+    return started
+
+
+def _report_started(exc: BaseimgError, started: list[str]) -> None:
+    if started:
+        exc.hint += f"; started, because an earlier run left them stopped: {', '.join(started)}"
 
 
 def delete_unfinished(context: Context, store: Store) -> None:

@@ -51,9 +51,9 @@ class Lifetimes:
             self.born[after] = marker
 
     def save(self, path: str) -> None:
-        """Replace the file, atomically and durably."""
+        """Replace the file, atomically and durably, on ext4 and xfs also on a full disk."""
         data = {"format": FORMAT, "boot": boot_id(), "retired": self.retired, "born": self.born}
-        files.save(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
+        files.save_over_spare(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def read(path: str, record: Record) -> Lifetimes:
@@ -87,8 +87,8 @@ def note(path: str, record: Record, intent: Intent, marker: int | None) -> None:
     """
     Add a swap to the file.
 
-    If the file cannot be written, it is deleted: every generation then counts as swapped out now. A full disk must not
-    prevent a rollback.
+    If the file cannot be written, it is deleted: every generation then counts as swapped out now. A full disk of btrfs
+    must not prevent a rollback.
 
     Args:
         path: The file.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,14 +77,15 @@ def removable(
     keep: int,
     in_use: Callable[[], Mapping[int, str]] = dict,
     declared: Collection[str] = (),
-    prepared_below: Collection[str] = (),
+    lower: Sequence[Record] = (),
 ) -> tuple[list[int], dict[int, str]]:
     """
     Return the generations that prune may delete.
 
-    The live, pristine and pinned generations, those in use and the rollback target always stay. Damaged generations
-    are deleted first. Age is judged by number, never by time, because clocks may be set back. If the pristine
-    directory is missing, all generations stay, because each may be the pristine content.
+    The live, pristine and pinned generations, those in use and the rollback target always stay. So do the masks for a
+    rollback of a base below, which a full disk must not prevent. Damaged generations are deleted first. Age is judged
+    by number, never by time, because clocks may be set back. If the pristine directory is missing, all generations
+    stay, because each may be the pristine content.
 
     Args:
         record: The record, matched with the existing directories.
@@ -94,8 +95,8 @@ def removable(
             deleted otherwise.
         declared: The versions that pillar declares for the base. A prepared generation stays if its version is
             declared; if pillar declares none, if no generation was made after it.
-        prepared_below: The contents (:func:`nests.content`) that are prepared for the bases below. A prepared mask of
-            the live content stays for the swap to one of them.
+        lower: The records of the bases below. A prepared mask of the live content stays for the swap to a content that
+            is prepared for one of them.
 
     Returns:
         The numbers to delete, in order, and the reason by number for each generation that stays.
@@ -106,8 +107,10 @@ def removable(
     for number in record.present:
         if record.generations[number].pinned:
             reasons.setdefault(number, "pinned")
-    for number in _awaited(record, declared, prepared_below):
+    for number in _awaited(record, declared, lower):
         reasons.setdefault(number, "prepared")
+    for number in _masks_for_way_back(record, lower):
+        reasons.setdefault(number, "for the way back of a base below")
     back = rollback_target(record)
     if back is not None:
         reasons.setdefault(back, "the way back")
@@ -146,8 +149,17 @@ def in_use(record: Record, keep: int, users: Mapping[int, Collection[str]]) -> d
     }
 
 
-def _awaited(record: Record, declared: Collection[str], prepared_below: Collection[str]) -> list[int]:
+def _masks_for_way_back(record: Record, lower: Sequence[Record]) -> list[int]:
+    back = {other.chain_id: (other, rollback_target(other)) for other in lower}
+    targets = {key: other.generations[number] for key, (other, number) in back.items() if number is not None}
+    return nests.masks_for(record, lower, targets)
+
+
+def _awaited(record: Record, declared: Collection[str], lower: Sequence[Record]) -> list[int]:
     """Return the sound prepared generations that a swap will show, the newest of each version and of each mask."""
+    prepared_below = {
+        nests.content(generation) for other in lower for generation in other.usable if generation.is_prepared
+    }
     prepared = [generation for generation in record.usable if generation.is_prepared]
     versions = {
         generation.version: generation.number for generation in prepared if generation.version != record.live.version

@@ -6,7 +6,7 @@ A generation is right over a lower content if the base then shows the generation
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -99,10 +99,32 @@ def mixed(record: Record, lower: Iterable[Record]) -> list[Record]:
         lower: The records of the bases below it.
     """
     below = list(lower)
-    is_version = any(record.chain_id in activated(other) for other in below)
-    if not is_exact(record.chain_id, content(record.live), record.below or None, is_version):
+    if not _is_exact_over(record, below):
         return []
     return [other for other in below if not is_right(record.live, {other.chain_id: {content(other.live)}})]
+
+
+def _is_exact_over(record: Record, lower: Sequence[Record]) -> bool:
+    is_version = any(record.chain_id in activated(other) for other in lower)
+    return is_exact(record.chain_id, content(record.live), record.below or None, is_version)
+
+
+def masks_for(record: Record, lower: Sequence[Record], targets: Mapping[str, Generation]) -> list[int]:
+    """
+    Return the numbers of the generations that a base needs for swaps below it.
+
+    Args:
+        record: The record of the base.
+        lower: The records of the bases below it.
+        targets: The generations that may be swapped in below, by the chain ID of their base. Each swap is considered
+            alone.
+    """
+    if not _is_exact_over(record, lower):
+        return []
+    live = {other.chain_id: {content(other.live)} for other in lower}
+    swaps = [{**live, chain_id: live[chain_id] | {content(target)}} for chain_id, target in targets.items()]
+    masks = [find(record, record.live, needed) for needed in swaps]
+    return [mask.number for mask in masks if mask]
 
 
 def find(record: Record, like: Generation, needed: Contents) -> Generation | None:
