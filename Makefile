@@ -1,6 +1,6 @@
 # Start with `make demo`; `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit engines matrix docs picture bench bench-profile bench-fleet verdicts pins clean torture
+.PHONY: help setup demo test lint unit engines matrix docs picture bench bench-quick bench-profile bench-fleet verdicts pins clean torture
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -53,6 +53,10 @@ picture: setup ## write docs/report.png, the report about a fleet of examples
 bench: ## compare baseimg with the alternatives; hours, see bench/README.md
 	@scripts/setup.sh bench
 	@PYTHONPATH=.:_utils $(BIN)/python -m bench $(WORKLOADS:%=--workloads=%) $(RUNS:%=--runs=%) $(CACHE:%=--cache=%) $(OPTIONS)
+
+bench-quick: ## every peer once, on small content: under five minutes; says that all works, not how fast it is
+	@scripts/setup.sh bench
+	@PYTHONPATH=.:_utils $(BIN)/python -m bench --workloads=small,many,big --scale=0.02 --runs=1 --filesystems=ext4 --results=build/bench $(OPTIONS)
 
 bench-profile: setup ## where the time of each step goes, as Markdown; 15 minutes
 	@PYTHONPATH=.:_utils $(BIN)/python -m bench.profile $(WORKLOADS:%=--workloads=%) $(CACHE:%=--cache=%) $(OPTIONS)

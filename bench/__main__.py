@@ -16,11 +16,11 @@ from typing import Any
 from bench import disk, growth, noop, report, targets, workloads
 from bench.measure import Sample, Samples
 from bench.others import Load, Ostree, Pull
-from bench.peers import Baseimg, Copy, Delta, Floor, Old, Peer
+from bench.peers import Baseimg, Copy, Delta, Floor, Old, Peer, Prepared
 from bench.place import Place, placed
 from bench.workloads import MAKERS
 
-PEERS: Sequence[type[Peer]] = (Baseimg, Delta, Old, Floor, Copy, Ostree, Pull, Load)
+PEERS: Sequence[type[Peer]] = (Baseimg, Prepared, Delta, Old, Floor, Copy, Ostree, Pull, Load)
 NOOP, GROWTH = "no-op", "growth"
 LONG_SECONDS = 60  # a slower step runs once only, except ours
 HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baseimg-bench"

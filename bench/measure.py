@@ -25,7 +25,8 @@ class Sample:
 
     ``seconds`` is the time of the work; for baseimg, of the operation in a loaded minion, since minions always run.
     ``process_seconds`` is the time of the whole process, including Salt's loading. ``exchange_seconds`` is how long a
-    starting container may see neither the old nor the new content. A figure that a step does not have is None.
+    starting container may see neither the old nor the new content. ``window_seconds`` is the time from the lock to the
+    durable exchange. A figure that a step does not have is None.
     """
 
     seconds: float
@@ -35,6 +36,7 @@ class Sample:
     exchange_seconds: float | None = None
     wire_bytes: int | None = None
     disk_bytes: int | None = None
+    window_seconds: float | None = None
     workload: str = ""
     filesystem: str = ""
     peer: str = ""
@@ -100,6 +102,14 @@ def script(name: str, *words: str | Path, env: Mapping[str, str] | None = None) 
 def ours(url: str, function: str, repeat: int = 1, **arguments: Any) -> tuple[Sample, dict[str, Any]]:
     """Call a baseimg function in a new minion; return its sample, and its result under ``returned``."""
     return step(url, {"function": function, "arguments": arguments, "repeat": repeat})
+
+
+def change(url: str, function: str, **arguments: Any) -> tuple[Sample, dict[str, Any]]:
+    """As :func:`ours`, for a function that exchanges content: the sample has the window."""
+    sample, result = step(url, {"function": function, "arguments": arguments, "repeat": 1, "probe": "points"})
+    points = dict(result["probed"]["points"])
+    sample.window_seconds = points["swap.exchanged"] - points["recover.begun"]
+    return sample, result
 
 
 def step(url: str, call: Mapping[str, Any], **options: Any) -> tuple[Sample, dict[str, Any]]:

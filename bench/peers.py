@@ -86,12 +86,30 @@ class Baseimg(Peer):
         return sample
 
     def rollback(self) -> Sample:
-        sample, result = measure.ours(self.place.engine.url, "baseimg.rollback", base=SOURCE)
+        sample, result = measure.change(self.place.engine.url, "baseimg.rollback", base=SOURCE)
         assert result["returned"]["changed"], result
         return sample
 
     def reset(self) -> None:
         measure.ours(self.place.engine.url, "baseimg.prune", base=SOURCE, keep=0)
+
+
+class Prepared(Baseimg):
+    """baseimg with a content that was prepared before: what a maintenance window holds."""
+
+    name = "baseimg-prepared"
+    steps = ("apply", "rollback")
+
+    def prepare(self) -> None:
+        super().build()
+
+    def apply(self) -> Sample:
+        arguments = {"name": SOURCE, "version": VERSION, "bundles": {VERSION: {"source": str(self.bundle)}}}
+        measure.ours(self.place.engine.url, "baseimg.prepare", **arguments)
+        self.place.sync_disk()
+        sample, result = measure.change(self.place.engine.url, "baseimg.converge", **arguments)
+        assert result["returned"]["changed"], result
+        return sample
 
 
 class Delta(Baseimg):

@@ -87,10 +87,9 @@ def run(place: Place, bundle: Path, reader: Reader) -> dict[str, Any]:
 
 def change(place: Place, function: str, **arguments: Any) -> tuple[float, float]:
     """Return the seconds of a change, and of its window: from the lock to the durable exchange."""
-    call = {"function": function, "arguments": arguments, "repeat": 1, "probe": "points"}
-    sample, result = measure.step(place.engine.url, call)
-    points = dict(result["probed"]["points"])
-    return sample.seconds, points["swap.exchanged"] - points["recover.begun"]
+    sample, _result = measure.change(place.engine.url, function, **arguments)
+    assert sample.window_seconds
+    return sample.seconds, sample.window_seconds
 
 
 def main() -> None:
