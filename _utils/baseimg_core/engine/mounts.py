@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..display import printable
@@ -47,6 +47,10 @@ class Mount:
     options: Mapping[bytes, bytes]
     #: Lower directories of an overlay, top first, as passed to mount(2).
     lower: tuple[bytes, ...] = ()
+    #: Options of the mount: ``ro``, ``nosuid``.
+    flags: frozenset[bytes] = frozenset()
+    #: True if mounts below it appear in other namespaces, too.
+    shared: bool = False
 
     @property
     def path(self) -> bytes:
@@ -214,7 +218,32 @@ def parse(line: bytes, pid: int, namespace: str) -> Mount:
         kind=kind.decode(),
         options={name: value for name, value in pairs if not name.startswith(b"lowerdir")},
         lower=tuple(_lower(pairs)),
+        flags=frozenset(fields[5].split(b",")),
+        shared=any(each.startswith(b"shared:") for each in fields[6 : fields.index(b"-")]),
     )
+
+
+def locate(directory: bytes, mounts: Iterable[Mount]) -> tuple[str, bytes]:
+    """
+    Return the place of a directory, as the mounts of other namespaces show it.
+
+    Args:
+        directory: The directory, without symlinks.
+        mounts: The mounts of this process.
+
+    Returns:
+        Its file system as in :attr:`Mount.device`, and its path below the root of the file system.
+    """
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        number = _mount_id(os.getpid(), f"fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    for mount in mounts:
+        if mount.id == number:
+            below = os.path.relpath(directory, mount.point)
+            return mount.device, os.path.normpath(os.path.join(mount.root, below))
+    return "", directory
 
 
 def _lower(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:

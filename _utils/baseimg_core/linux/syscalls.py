@@ -19,7 +19,14 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 _KEEP_SIZE = 1  # linux/falloc.h
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # linux/fs.h, SYNC_FILE_RANGE_*
 _AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
-_OPEN_TREE_CLONE = 1  # linux/mount.h
+# linux/mount.h
+_OPEN_TREE_CLONE = 1
+_MOVE_FROM_EMPTY, _MOVE_TO_EMPTY = 0x04, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
+_HARMLESS = 0x01 | 0x02 | 0x04 | 0x08  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC
+_MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
+_MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2  # sys/mount.h
+_CLONE_NEWNS = 0x20000  # linux/sched.h
 _STATX_MNT_ID_UNIQUE = 0x4000  # linux/stat.h, Linux 6.8
 _STATX_SIZE, _STATX_MNT_ID = 256, 144  # size of struct statx, offset of stx_mnt_id
 _STATFS_SIZE = 256  # larger than struct statfs on every architecture
@@ -30,6 +37,7 @@ RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
 _OPEN_HOW = struct.Struct("=QQQ")
 # errors of FICLONE if the two files cannot share extents
 _NO_CLONE = {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
@@ -45,6 +53,10 @@ _NUMBERS = {
         "open_tree": 428,
         "statfs": 137,
         "adjtimex": 159,
+        "setns": 308,
+        "umount2": 166,
+        "move_mount": 429,
+        "mount_setattr": 442,
     },
     "aarch64": {
         "renameat2": 276,
@@ -56,6 +68,10 @@ _NUMBERS = {
         "open_tree": 428,
         "statfs": 43,
         "adjtimex": 171,
+        "setns": 268,
+        "umount2": 39,
+        "move_mount": 429,
+        "mount_setattr": 442,
     },
 }
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -140,9 +156,9 @@ def mount_id(place: str | bytes | int) -> int | None:
     return ctypes.c_uint64.from_buffer(buffer, _STATX_MNT_ID).value or None
 
 
-def clone_mount(path: str) -> int:
+def clone_mount(place: str | int) -> int:
     """
-    Create a detached mount of a path: open_tree(2), Linux 5.2. Closing the descriptor removes it.
+    Create a detached mount of a path or a descriptor: open_tree(2), Linux 5.2. Closing the descriptor removes it.
 
     Returns:
         A descriptor, which the caller closes.
@@ -150,8 +166,60 @@ def clone_mount(path: str) -> int:
     Raises:
         OSError: The call failed.
     """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    return _checked(_call("open_tree", _AT_FDCWD, os.fsencode(path), flags), path)
+    directory, path, flags = (place, b"", _AT_EMPTY_PATH) if isinstance(place, int) else (_AT_FDCWD, place, 0)
+    flags |= _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _checked(_call("open_tree", directory, os.fsencode(path), flags), place)
+
+
+def protect_mount(mount: int) -> None:
+    """
+    Make a mount read-only, nosuid, nodev, noexec and private: mount_setattr(2), Linux 5.12.
+
+    Args:
+        mount: A descriptor of the root of the mount.
+
+    Raises:
+        OSError: The call failed: ``ENOSYS`` before Linux 5.12, ``EBADF`` for a bad descriptor.
+    """
+    attributes = _MOUNT_ATTR.pack(_HARMLESS, 0, _MS_PRIVATE, 0)
+    _checked(_call("mount_setattr", mount, b"", _AT_EMPTY_PATH, attributes, _MOUNT_ATTR.size), mount)
+
+
+def attach_mount(mount: int, target: int) -> None:
+    """
+    Attach a detached mount: move_mount(2), Linux 5.2.
+
+    Args:
+        mount: The descriptor of :func:`clone_mount`, which then refers to the attached mount.
+        target: A descriptor of the place, in the mount namespace of this process.
+
+    Raises:
+        OSError: The call failed.
+    """
+    _checked(_call("move_mount", mount, b"", target, b"", _MOVE_FROM_EMPTY | _MOVE_TO_EMPTY), mount)
+
+
+def detach_mount(path: str) -> None:
+    """
+    Detach a mount of this process's mount namespace: umount2(2) with MNT_DETACH.
+
+    Raises:
+        OSError: The call failed.
+    """
+    _checked(_call("umount2", os.fsencode(path), _MNT_DETACH), path)
+
+
+def enter_mount_namespace(namespace: int) -> None:
+    """
+    Enter a mount namespace: setns(2). Root and working directory become the root of the namespace.
+
+    Args:
+        namespace: A descriptor of ``/proc/PID/ns/mnt``.
+
+    Raises:
+        OSError: The call failed: ``EINVAL`` for a process with threads.
+    """
+    _checked(_call("setns", namespace, _CLONE_NEWNS), namespace)
 
 
 def file_system_type(path: str) -> int:

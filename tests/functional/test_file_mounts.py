@@ -1,0 +1,236 @@
+"""Files mounted into the mount namespace of another process, by a worker process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from baseimg_core.engine import mounts
+from baseimg_core.linux import file_mounts
+from baseimg_core.linux.file_mounts import Change, Namespace, Seen, Source, Worker
+from tests.support.deadlines import SECONDS, scaled
+from tests.support.mounts import mounts_below
+
+pytestmark = pytest.mark.functional
+
+
+class Jail:
+    """A process with its own mount namespace, whose root is a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("etc", "elsewhere", "outside"):
+            (root / name).mkdir(parents=True)
+        (root / "etc/data").write_text("old\n")
+        (root / "etc/link").symlink_to("/etc/data")
+        (root / "etc/climbs").symlink_to("../../../../../../etc/data")
+        self.new = root.parent / "new"
+        self.new.write_text("new\n")
+        self.process = subprocess.Popen(
+            ["unshare", "--mount", "--propagation=private", sys.executable, "-c", _JAILED, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.read()
+        pid = self.process.pid
+        descriptor = os.open(f"/proc/{pid}/root", os.O_PATH)
+        fields = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
+        os.close(descriptor)
+        self.namespace = Namespace(pid, os.readlink(f"/proc/{pid}/ns/mnt"), int(fields[fields.index("mnt_id:") + 1]))
+
+    def read(self) -> str:
+        """Let the process read the file; return its answer."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline()
+
+    def source(self) -> Source:
+        st = self.new.stat()
+        return Source(str(self.new), st.st_dev, st.st_ino)
+
+    def seen(self, worker: Worker, path: str = "/etc/data") -> Seen:
+        (seen,) = worker.inspect(self.namespace, [path])
+        assert isinstance(seen, Seen), seen
+        return seen
+
+    def attach(self, worker: Worker, path: str = "/etc/data") -> OSError | None:
+        seen = self.seen(worker, path)
+        change = Change(path, attach=self.source(), shows=(seen.device, seen.inode))
+        return worker.change(self.namespace, [change])[0]
+
+    def mounts(self) -> list[mounts.Mount]:
+        return [mount for mount in mounts.read_mounts(self.process.pid) if mount.root.endswith(b"/new")]
+
+
+_JAILED = """
+import os, sys
+os.chroot(sys.argv[1]); os.chdir("/")
+for _line in sys.stdin:
+    print(open("/etc/data").read().strip(), flush=True)
+"""
+
+
+@pytest.fixture
+def jail(tmp_path: Path) -> Iterator[Jail]:
+    jail = Jail(tmp_path / "root")
+    yield jail
+    jail.process.kill()
+    jail.process.communicate()
+
+
+def test_this_kernel_can(jail: Jail) -> None:
+    assert not file_mounts.check_support()
+    assert jail.read() == "old\n"
+
+
+def test_a_file_comes_and_goes(jail: Jail, tmp_path: Path) -> None:
+    with Worker() as worker:
+        assert jail.attach(worker) is None
+        assert jail.read() == "new\n"
+        (mount,) = jail.mounts()
+        assert {b"ro", b"nosuid", b"nodev", b"noexec"} <= mount.flags
+        assert not mount.shared
+        assert mounts_below(tmp_path) == []  # on the host, nothing is mounted
+        seen = jail.seen(worker)
+        assert (seen.mount, seen.inode) == (mount.id, jail.new.stat().st_ino)
+        assert worker.change(jail.namespace, [Change("/etc/data", detach=seen.mount)]) == [None]
+    assert jail.read() == "old\n"
+    assert jail.mounts() == []
+
+
+def test_one_file_replaces_another(jail: Jail) -> None:
+    with Worker() as worker:
+        shows = jail.seen(worker)
+        jail.attach(worker)
+        first = jail.seen(worker)
+        jail.new.unlink()
+        jail.new.write_text("newer\n")
+        change = Change("/etc/data", first.mount, jail.source(), (shows.device, shows.inode))
+        assert worker.change(jail.namespace, [change]) == [None]
+        assert jail.read() == "newer\n"
+        assert len(jail.mounts()) == 1
+
+
+@pytest.mark.parametrize("path", ["/etc/link", "/etc/climbs", "etc/../etc/data", "/../../etc/data"])
+def test_links_stay_inside_the_root(jail: Jail, path: str) -> None:
+    with Worker() as worker:
+        assert jail.seen(worker, path).inode == (jail.root / "etc/data").stat().st_ino
+        assert jail.attach(worker, path) is None
+    assert jail.read() == "new\n"
+
+
+def refusal(jail: Jail, change: Change, namespace: Namespace | None = None) -> OSError:
+    with Worker() as worker:
+        try:
+            (error,) = worker.change(namespace or jail.namespace, [change])
+        except OSError as exc:
+            error = exc
+    assert error is not None
+    assert jail.read() == "old\n"
+    assert jail.mounts() == []
+    return error
+
+
+def test_another_file_is_not_covered(jail: Jail) -> None:
+    shows = (jail.root.stat().st_dev, jail.root.stat().st_ino)
+    assert refusal(jail, Change("/etc/data", attach=jail.source(), shows=shows)).errno == errno.ESTALE
+    assert refusal(jail, Change("/etc/none", attach=jail.source(), shows=shows)).errno == errno.ENOENT
+    assert refusal(jail, Change("/etc", attach=jail.source(), shows=shows)).errno == errno.ESTALE
+
+
+def test_another_source_is_not_mounted(jail: Jail) -> None:
+    st = (jail.root / "etc/data").stat()
+    shows = (st.st_dev, st.st_ino)
+    for source in (
+        replace(jail.source(), inode=1),
+        replace(jail.source(), path=f"{jail.new}.none"),
+        Source(str(jail.root), jail.root.stat().st_dev, jail.root.stat().st_ino),
+    ):
+        assert refusal(jail, Change("/etc/data", attach=source, shows=shows)).errno in (errno.ESTALE, errno.ENOENT)
+
+
+def test_another_process_is_not_entered(jail: Jail) -> None:
+    change = Change("/etc/data", attach=jail.source())
+    own = os.readlink("/proc/self/ns/mnt")
+    for namespace in (
+        replace(jail.namespace, namespace=own),
+        replace(jail.namespace, root=jail.namespace.root + 1),
+    ):
+        assert refusal(jail, change, namespace).errno == errno.ESRCH
+    assert refusal(jail, change, replace(jail.namespace, pid=2**22 + 1)).errno == errno.ESRCH
+
+
+def test_only_the_named_mount_is_detached(jail: Jail) -> None:
+    assert refusal(jail, Change("/etc/data", detach=1)).errno == errno.ESTALE
+
+
+def test_a_worker_that_does_not_answer_is_killed(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_mounts, "_GRACE", 0.05)
+    with Worker(seconds=scaled(SECONDS)) as worker:
+        jail.seen(worker)
+        monkeypatch.setattr(worker, "_seconds", 0.05)
+        process = worker._process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            worker.inspect(jail.namespace, ["/etc/data"])
+        assert process.poll() is not None
+        monkeypatch.setattr(worker, "_seconds", scaled(SECONDS))
+        assert jail.seen(worker).path.endswith("/etc/data")  # by another worker
+
+
+def test_a_worker_that_died_is_replaced(jail: Jail) -> None:
+    with Worker() as worker:
+        jail.seen(worker)
+        assert worker._process is not None
+        worker._process.kill()
+        worker._process.wait()
+        with pytest.raises(OSError):  # noqa: PT011 -- a closed pipe, or an early end
+            worker.inspect(jail.namespace, ["/etc/data"])
+        assert jail.attach(worker) is None
+    assert jail.read() == "new\n"
+
+
+def test_the_alarm_ends_a_worker(jail: Jail) -> None:
+    """Also if the process that started it is gone."""
+    with Worker(seconds=1e-6) as worker, pytest.raises(TimeoutError):
+        worker.inspect(jail.namespace, ["/etc/data"] * 1000)
+
+
+def test_the_worker_imports_nothing_later() -> None:
+    """In another namespace, an import would run that namespace's code."""
+    code = f"import sys; sys.path[:0] = {sys.path!r}; from baseimg_core.linux import file_mounts_worker as w; w.main()"
+    command = [sys.executable, "-S", "-c", f"{code}; import colorsys"]
+    done = subprocess.run(command, input=b"", capture_output=True, check=False)
+    assert b"ModuleNotFoundError" in done.stderr
+
+
+def test_a_path_that_is_renamed_all_the_time(jail: Jail) -> None:
+    """The file is mounted where it was expected, or not at all."""
+    script = (
+        "import os,sys\nos.chdir(sys.argv[1])\nos.symlink('outside','swap')\n"
+        "while True:\n os.rename('etc','away'); os.rename('swap','etc')\n"
+        " os.rename('etc','swap'); os.rename('away','etc')"
+    )
+    (jail.root / "outside/data").write_text("other\n")
+    with subprocess.Popen([sys.executable, "-c", script, str(jail.root)]) as busy, Worker() as worker:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            (seen,) = worker.inspect(jail.namespace, ["/etc/data"])
+            if isinstance(seen, Seen) and seen.mount == jail.namespace.root:
+                change = Change("/etc/data", attach=jail.source(), shows=(seen.device, seen.inode))
+                worker.change(jail.namespace, [change])
+        busy.kill()
+    assert {mount.point.rpartition(b"/")[2] for mount in jail.mounts()} <= {b"data"}
