@@ -83,6 +83,7 @@ try:
         from baseimg_core.ops import impact as impacting
         from baseimg_core.ops import import_legacy as ops_import_legacy
         from baseimg_core.ops import judgement as ops_judgement
+        from baseimg_core.ops import live as ops_live
         from baseimg_core.ops import prune as ops_prune
         from baseimg_core.ops import sbom as ops_sbom
         from baseimg_core.ops import status as ops_status
@@ -868,6 +869,43 @@ def prune(base=None, keep=1, test=False, **kwargs):
         return _short(ops_prune.prune(minion.context(), _given(base, "base"), pillar.keep(keep), _flag(test, "test")))
 
 
+def live(base, paths=None, containers=None, test=False, **kwargs):
+    """
+    Deliver single files of the live version to running containers, without a restart.
+
+    The file is mounted over the file that a container took from an older version of the base; the process reads the new
+    content when it opens the file again. In the container the path is read-only. Stopping the container ends the mount.
+    See docs/operating/containers.md.
+
+    base
+        The base's reference or chain ID.
+
+    paths
+        Absolute paths of data files, or patterns with ``*``, ``?`` and ``**``. Default: ``live`` in pillar.
+
+    containers
+        As for :py:func:`baseimg.apply`; ``only`` and ``except`` choose the containers. Nothing restarts. Default: the
+        policy in pillar.
+
+    test
+        Only list what would change.
+
+    Returns ``changed``, ``base``, its live ``version``, and ``containers``: by name the paths ``in_effect`` (they show
+    the live version), of these the ``attached`` ones (mounted by this run), the ``detached`` ones, and the paths
+    ``left`` alone with the reason; ``code`` and ``reason`` if the whole container was left alone. A container that
+    needs nothing is absent.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' baseimg.live corp/base:12.0 paths="['/etc/ssl/certs/ca-certificates.crt']" test=True
+    """
+    with _operation("live", kwargs) as minion:
+        policy = goals.live_policy(minion, _text(base, "base"), paths, containers)
+        return ops_live.deliver(minion.context(), base, policy, _flag(test, "test"))
+
+
 def pin(base, version, **kwargs):
     """
     Keep the generations of a version: ``prune`` does not delete them.
@@ -955,10 +993,7 @@ def status(base=None, declared=False, full=False):
         return summary()
     with _operation() as minion:
         engine = minion.engine()
-        if base is None:
-            statuses = ops_status.survey(engine, minion.declared()["bases"]) if declared else bases.survey(engine)
-        else:
-            statuses = [bases.status(engine, named) for named in bases.locate_all(engine, _text(base, "base"))]
+        statuses = ops_status.select(engine, _given(base, "base"), minion.declared()["bases"] if declared else None)
         refused = minion.standing_refusals(statuses, base is None)
         answer = {"format": _FORMAT, "suite": _VERSION, "storage": engine.storage, "refused": refused}
         return {**answer, "bases": statuses} if full else short.of_status(answer, statuses)
@@ -1008,6 +1043,7 @@ def fixes(base=None, packages=None, full=False):
     live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
     ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,
     ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``.
+    A container's ``live`` has the updates whose files are all mounted into it (``in effect live``).
     Every update in ``awaited`` is ``not here``, except if ``has_awaited`` says that the image has it itself.
 
     CLI Example:
@@ -1070,14 +1106,7 @@ def sbom(name, facts=False):
     """
     with _operation() as minion:
         answer = ops_sbom.facts(minion.context(), _text(name, "name"))
-        if facts:
-            return answer
-        try:
-            from baseimg_core.report import sbom as report_sbom
-        except ImportError as exc:
-            hint = "salt-pip install cyclonedx-python-lib packageurl-python, or run salt-run baseimg.sbom on the master"
-            raise _refused("dependency-missing", f"documents cannot be made on this node: {exc}", hint) from exc
-        return report_sbom.document(answer, __opts__["id"], _VERSION)
+        return answer if facts else minion.sbom_document(answer, _VERSION)
 
 
 def impact(base, bundle=None, full=False, saltenv=None):

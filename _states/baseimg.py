@@ -524,6 +524,8 @@ def _changes(result):
     if result.get("repaired") and not result["changed"]:
         changes = _RECORDED
     touched = {word: result["restart"][word] for word in ("restarted", "started") if result["restart"][word]}
+    live = {word: paths for word in ("attached", "detached") if (paths := _live(result["restart"], word))}
+    touched = {**touched, "live": live} if live else touched
     removed = result.get("pruned", {}).get("removed")
     changes = {**changes, "containers": touched} if touched else changes
     return {**changes, "removed": removed} if removed else changes
@@ -613,7 +615,16 @@ def _restarted(restart):
     if restart["started"]:
         names = ", ".join(restart["started"])
         lines.append(f"{'Would start' if would else 'Started'} (an earlier run had stopped them): {names}.")
+    for word, verb in (("attached", "reach"), ("detached", "no longer reach")):
+        if paths := _live(restart, word):
+            names = "; ".join(f"{name}: {_first(own)}" for name, own in list(paths.items())[:_NAMED])
+            lines.append(f"Live files that {'would ' if would else ''}{verb} running containers: {names}.")
     return lines
+
+
+def _live(restart, word):
+    """Return the paths of live files with this outcome, by container."""
+    return {name: own[word] for name, own in restart.get("live", {}).items() if word in own}
 
 
 def _images(result):

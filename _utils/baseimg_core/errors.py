@@ -406,6 +406,13 @@ class ContainerRefused(BaseimgError):
     hint = "try the same with the engine's own command, and read the engine's log"
 
 
+class LiveUnsupported(BaseimgError):
+    """This node cannot mount single files into running containers."""
+
+    code = "live-unsupported"
+    hint = "stop and start the containers, or run a minion on the host with Linux 5.12 or newer"
+
+
 class ContainerUnproven(BaseimgError):
     """The content of a running container is unknown, so the container may still run on old content."""
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .minion import Minion
+from .model.containers import live
 from .model.containers import policy as container_policy
+from .model.containers.policy import ContainerPolicy
 from .model.policy import pillar, validation
 from .ops import declared_bases
 from .ops.preview import Goal
@@ -53,6 +55,27 @@ def returns(minion: Minion, arguments: Sequence[object], also: object) -> list[R
     """
     own = dict(zip(_RETURN, arguments, strict=True))
     return [_return(minion, own), *(_return(minion, each) for each in _mappings(also, "also", _RETURN, 1))]
+
+
+def live_policy(minion: Minion, base: str, paths: object, containers: object) -> ContainerPolicy:
+    """
+    Return the policy of ``baseimg.live``.
+
+    Args:
+        minion: The minion.
+        base: The reference of the base.
+        paths: The paths; ``None`` for those in pillar.
+        containers: The policy for containers; ``None`` for that in pillar.
+
+    Raises:
+        ArgumentInvalid: An argument is wrong, or no path is named.
+    """
+    declared = minion.declared_bases().get(base, {})
+    raw = declared.get("containers", "keep") if containers is None else containers
+    policy = container_policy.parse(live.beside(raw, paths))
+    if not policy.live:
+        raise validation.wrong("paths", paths, "a list of paths, or 'live' in pillar for this base")
+    return policy
 
 
 def typed_version(minion: Minion, base: str, version: object, key: str) -> str:

@@ -30,7 +30,7 @@ def test_any_text_can_be_a_label(value: str) -> None:
 
 def test_names_follow_the_conventions() -> None:
     families = list(text_string_to_metric_families(node()))
-    assert len(families) == 17
+    assert len(families) == 18
     for family in families:
         assert re.fullmatch(r"baseimg(_[a-z]+)+", family.name)
         assert family.documentation.endswith(".")

@@ -54,7 +54,7 @@ class _Process:
     def resolve(self, path: str) -> int:
         """Open a path inside the root of the process, without access to the content. The caller closes it."""
         flags = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
-        return syscalls.openat2(self.root, os.fsencode(path.lstrip("/")), os.O_PATH, flags)
+        return syscalls.openat2(self.root, os.fsencode(path.lstrip("/") or "."), os.O_PATH, flags)
 
     def mount_of(self, descriptor: int) -> int:
         """Return the ID of a descriptor's mount."""

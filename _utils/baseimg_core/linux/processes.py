@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Collection, Iterator
 
+_CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
 _ROUNDS = 10  # processes may fork during a round
 
 
@@ -57,6 +58,14 @@ def mapped_files(members: Collection[int]) -> dict[int, set[bytes]]:
             with contextlib.suppress(OSError), open(f"/proc/{name}/maps", "rb") as file:
                 mapped[member].update(filter(None, map(_executable, file)))
     return mapped
+
+
+def can_mount(pid: int) -> bool:
+    """True if a process or its children can have the capability to mount (CAP_SYS_ADMIN), or if that is unknown."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        bounding = next((int(line.split()[1], 16) for line in file if line.startswith(b"CapBnd:")), _CAP_SYS_ADMIN)
+        return bool(bounding & _CAP_SYS_ADMIN)
+    return True
 
 
 def _executable(line: bytes) -> bytes:

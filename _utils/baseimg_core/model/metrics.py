@@ -111,6 +111,7 @@ def _families() -> dict[str, Metric]:
         "in_use_since_timestamp_seconds": "Time at which the oldest of these generations was activated.",
         "images": "Images on a base, its own included.",
         "containers": "Running containers on a base, by the content that they have mounted.",
+        "containers_live": "Running containers into which single files of a newer content are mounted.",
         "containers_restarting": "Containers that a restart stopped and that have not passed their gate since.",
         "holds": "Versions that are held: blocked on this node.",
         "activated_timestamp_seconds": "Time at which the live content was activated.",
@@ -146,6 +147,7 @@ def _add(families: Mapping[str, Metric], status: Mapping[str, Any]) -> None:
     sample("images", len(status["images"]))
     for content in ("current", "outdated", "unknown"):
         sample("containers", len(status["containers"][content]), content=content)
+    sample("containers_live", len(status.get("live", ())))
     sample("containers_restarting", len(status["restarting"]))
     sample("holds", len(status["holds"]))
     if status["activated"]:

@@ -188,7 +188,9 @@ def _attention(status: Mapping[str, Any]) -> Iterator[str]:
     for name in status["restarting"]:
         yield f"stopped  {name}: a restart stopped it, and it has not passed its gate since"
     for name in status["containers"]["outdated"]:
-        yield f"outdated  {name}: stop and start it (docker restart is not enough)"
+        files = status.get("live", {}).get(name, {})
+        shown = f"; in effect live: {_names(list(files))}" if files else ""
+        yield f"outdated  {name}: stop and start it (docker restart is not enough){shown}"
     for name in status["containers"]["unknown"]:
         yield f"unknown  {name}: its content is unknown; stop and start it to be sure"
     for hold in status["holds"]:

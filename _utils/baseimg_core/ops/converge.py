@@ -43,6 +43,7 @@ from . import (
 )
 from . import hold as ops_hold
 from .bases import Base
+from .containers import live as live_files
 from .containers import restart
 from .containers import trial as trials
 from .masking import Masking, masking_of
@@ -274,13 +275,15 @@ class Convergence:
         if not is_declared or not (nest.is_right_over_lower(live) and nest.are_uppers_right()):
             return None
         restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
-        if restarts.batches:
+        delivered = live_files.deliver(self.context.engine, self.base, record, self.policy, test=True)
+        if restarts.batches or any(each.changed for each in delivered.values()):
             return None
         outcome = RestartOutcome(self.policy.mode, left=restarts.left)
         result = swap.result_of(self.context, self.base, record, None, outcome)
         result.update(self._standing_effects(nest, live))
         if live.number:
             result["warnings"] += self.catalogue.unnoticed(self.version)
+        swap.add_live(result, delivered)
         restart.check_proven(self.context.engine, self.base, record, self.policy, result)
         arrivals.check_images(self.context, nest, live)
         return result

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from ..context import Context
+from ..disk.containers import live
 from ..disk.fixes import delivered
 from ..disk.impact.layer_scan import LayerScanner
 from ..disk.packages import databases
@@ -139,6 +140,32 @@ class LiveEffects:
             name: effect.unknown("no list of its files is known") if owned is None else effect.of_files(owned, hidden)
             for name, owned in self._owned.items()
         }
+
+    def needed(self, name: str, mounted: Generation) -> set[bytes] | None:
+        """
+        Return the files that an update needs in a container.
+
+        Args:
+            name: The package, or the absolute path of a file outside of packages.
+            mounted: The content that the container has mounted.
+
+        Returns:
+            The paths of the update that differ in the live content, also added and removed ones; ``None`` if they are
+            unknown.
+        """
+        packages = self.packages
+        if packages is None:
+            return None
+        is_listed = packages.owners is not None or name[:1] == "/"
+        paths = packages.owned(name) if is_listed else self._owners_on_disk().get(name)
+        if paths is None:
+            return None
+        store = self._base.store
+        old, new = (
+            Stack([store.path(self.record, number), *self._base.lower])
+            for number in (mounted.number, self.record.current)
+        )
+        return {path for path in effect.decisive(paths) if live.differs(old, new, path)}
 
     @cached_property
     def _owned(self) -> dict[str, set[bytes] | None]:

@@ -221,6 +221,8 @@ class _Answer:
 
     def _container(self, container: Container, awaited: _Awaited | None) -> dict[str, Any]:
         image = next((image for image in self._effects.images if image.id == container.image_id), None)
+        effects = self._container_effects(container, image)
+        live = {name: each for name, each in effects.items() if each.state is effect.State.IN_EFFECT_LIVE}
         return {
             "container": container.name,
             "id": container.id,
@@ -228,7 +230,8 @@ class _Answer:
             "image_id": container.image_id,
             "state": container.state,
             "has_awaited": bool(image and awaited and awaited.chain_id in image.chain_ids),
-            "pending": _plain(self._container_effects(container, image)),
+            "pending": _plain(effects),
+            **({"live": {name: each.as_dict() for name, each in live.items()}} if live else {}),
         }
 
     def _container_effects(self, container: Container, image: Image | None) -> Mapping[str, Effect]:
@@ -249,7 +252,20 @@ class _Answer:
         if number == self._record.current:
             return effects
         mounted = self._record.generations[number]
-        return self._in_mounted(effects, mounted)
+        return self._with_live(self._in_mounted(effects, mounted), container, mounted)
+
+    def _with_live(
+        self, effects: Mapping[str, Effect], container: Container, mounted: Generation
+    ) -> Mapping[str, Effect]:
+        """Return the effects in a container into which single files of the live content are mounted."""
+        files = self._usage.live_files.get(container.id, {})
+        live = {path for path, number in files.items() if number == self._record.current}
+        judged = dict(effects)
+        for name, each in effects.items() if live else ():
+            needed = self._effects.needed(name, mounted) if each.state is effect.State.AFTER_RESTART else None
+            if needed and needed <= live:
+                judged[name] = effect.in_effect_live(needed)
+        return judged
 
     def _older_above(self, container: Container, image: Image) -> str:
         """Return the content of a base above this one that a container still has mounted; empty if all are live."""
@@ -296,4 +312,5 @@ def _awaited(awaited: _Awaited | None) -> dict[str, Any] | None:
 
 def _plain(effects: Mapping[str, Effect]) -> dict[str, dict[str, Any]]:
     """Return the updates that are not in effect."""
-    return {name: each.as_dict() for name, each in effects.items() if each.state is not effect.State.IN_EFFECT}
+    in_effect = (effect.State.IN_EFFECT, effect.State.IN_EFFECT_LIVE)
+    return {name: each.as_dict() for name, each in effects.items() if each.state not in in_effect}

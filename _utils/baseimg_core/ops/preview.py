@@ -44,7 +44,8 @@ from . import (
 )
 from . import hold as ops_hold
 from .bases import Base
-from .containers import restart, runner
+from .containers import live, restart, runner
+from .containers.live import ContainerResult
 from .converge import Convergence, targets
 from .masking import BaseDifference, masking_of
 from .nest import Nest
@@ -296,7 +297,7 @@ class Preview:
         else:
             effects = {"kept": self.masking.kept(), "masked": self.masking.masked()}
         images = bases.images_on(context.engine, self.base.chain_id)
-        return {
+        result = {
             "changed": self.is_change,
             "preparation": self.preparation,
             "repaired": self._damaged or self._rebuilt is not None,
@@ -311,3 +312,18 @@ class Preview:
             **effects,
             "restart": self.plan_restarts(),
         }
+        swap.add_live(result, self._live())
+        return result
+
+    def _live(self) -> dict[str, ContainerResult]:
+        """Return what the converge would do to single files in containers that do not restart."""
+        record, bundles = copy.copy(self._on_disk), None
+        if self._number is not None and self._number in record.generations:
+            record.current = self._number
+        elif self._judge:
+            bundles = live.BundleChanges(self._judge.changes.start, self._judge.changes.expected)
+        else:
+            return {}  # nothing is known of the content before the bundles are applied
+        restarted = {name for batch in self.restarts["batches"] for name in batch}
+        delivered = live.deliver(self._context.engine, self.base, record, self._goal.policy, True, bundles)
+        return {name: each for name, each in delivered.items() if name not in restarted}

@@ -339,8 +339,10 @@ class _Users:
     def _read(self) -> Iterator[tuple[int, str, bool]]:
         """Yield containers, other mounts, and processes with open files: number, name, and whether it is proven."""
         base, record = self._base, self._record
-        for use in usage.survey(self._context.engine, base, record).uses:
+        surveyed = usage.survey(self._context.engine, base, record)
+        for use in surveyed.uses:
             yield from ((number, use.holder, use.generation is not None) for number in use.possible)
+        yield from ((number, holder, True) for number, holder in surveyed.live_users)
         table = mounts.read_table()
         for holder in table.unreadable:
             yield from ((number, holder, False) for number in record.present)

@@ -18,6 +18,20 @@ from . import bases, fixes, refusals
 from .bases import Base
 
 
+def select(engine: Engine, name: str | None, declared: Mapping[str, Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """
+    Return the statuses of the bases of a name, or of all.
+
+    Args:
+        engine: The node's engine.
+        name: Reference or chain ID of a base; ``None`` for all.
+        declared: The declared bases; ``None`` for the bases with a record alone.
+    """
+    if name is not None:
+        return [bases.status(engine, named) for named in bases.locate_all(engine, name)]
+    return bases.survey(engine) if declared is None else survey(engine, declared)
+
+
 def survey(engine: Engine, declared: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     Return the status of every base with a record, and of declared bases without one.

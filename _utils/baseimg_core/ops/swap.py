@@ -21,7 +21,8 @@ from ..model.store.record import Generation, Record
 from . import bases, protected_images, prove
 from . import hold as ops_hold
 from .bases import Base
-from .containers import restart, runner
+from .containers import live, restart, runner
+from .containers.live import ContainerResult
 from .containers.restart import CompletedSwap
 from .nest import Nest
 from .plan import Plan
@@ -206,13 +207,35 @@ def restart_and_report(
             message, "start the engine, then run baseimg.status to see each container's content"
         ) from exc
     try:
-        return restart.finish(context, base, record, policy, swapped, result)
+        done = restart.finish(context, base, record, policy, swapped, result)
     except GateFailed as exc:
         if still_failing := exc.result["restart"]["still_failing"]:
             reason = f"its automatic rollback failed: {', '.join(still_failing)}"
             ops_hold.add(base, Hold(result["to"], reason, context.by, now()))
             exc.hint += f"; version {result['to']} is held on this node until baseimg.unhold"
         raise
+    add_live(done, live.deliver(context.engine, base, record, policy))
+    return done
+
+
+def add_live(result: dict[str, Any], delivered: Mapping[str, ContainerResult]) -> None:
+    """
+    Add to a result what happened to single files in running containers, and a warning for each failure.
+
+    Args:
+        result: The result of an operation.
+        delivered: The result of :func:`live.deliver`.
+    """
+    if plain := {name: each.as_dict() for name, each in delivered.items() if each.as_dict()}:
+        result["restart"]["live"] = plain
+        result["warnings"] = [
+            *result["warnings"],
+            *(
+                f"{name} gets no live files: [{each.code}] {each.reason}"
+                for name, each in delivered.items()
+                if each.code
+            ),
+        ]
 
 
 def result_of(

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ..policy import validation
 from ..policy.validation import wrong
+from . import live
+from .live import LivePaths
 
 MODES = ("keep", "restart")
 ON_FAILURE = ("rollback", "halt")
 UNKNOWN = ("restart", "fail")
 _GO_ON = "go on"
 _KEYS = frozenset(
-    {"mode", "parallel", "order", "timeout", "settle", "only", "except", "probe", "on_failure", "unknown"}
+    {"mode", "parallel", "order", "timeout", "settle", "only", "except", "probe", "on_failure", "unknown", "live"}
 )
 _PROBE_KEYS = frozenset({"match", "command", "url"})
 _SELECTORS = "a name pattern such as 'shop-*', 'label=KEY' or 'label=KEY=VALUE', or a list of these"
@@ -93,6 +95,8 @@ class ContainerPolicy:
     on_failure: str = "rollback"
     #: Reaction to containers with unknown content: ``restart`` once for each generation, or ``fail``.
     unknown: str = "restart"
+    #: The paths that reach running containers without a restart.
+    live: LivePaths = field(default_factory=LivePaths)
 
     @property
     def restarts(self) -> bool:
@@ -156,6 +160,7 @@ def parse(raw: object, key: str = "containers") -> ContainerPolicy:
         probes=_probes(given.get("probe"), f"{key}:probe"),
         on_failure=_choice(given, "on_failure", ON_FAILURE, default.on_failure, key),
         unknown=_choice(given, "unknown", UNKNOWN, default.unknown, key),
+        live=live.parse(given.get("live"), f"{key}:live"),
     )
     if policy.settle > policy.timeout:
         raise wrong(f"{key}:settle", policy.settle, f"no more than the timeout, {policy.timeout:g}")

@@ -24,6 +24,7 @@ class State(Enum):
     SPLIT = "split"
     UNKNOWN = "unknown"
     AFTER_RESTART = "after restart"
+    IN_EFFECT_LIVE = "in effect live"
     IN_EFFECT = "in effect"
 
     @property
@@ -96,6 +97,12 @@ def after_restart(effect: Effect, mounted: str) -> Effect:
     if effect.state is not State.IN_EFFECT:
         return effect
     return Effect(State.AFTER_RESTART, f"the container runs on {mounted}")
+
+
+def in_effect_live(paths: Collection[bytes]) -> Effect:
+    """Return the effect in a container on older content that has every file of the update mounted."""
+    texts = tuple(overlay.path_text(path) for path in sorted(paths)[:PATHS])
+    return Effect(State.IN_EFFECT_LIVE, "its files are mounted into the container", texts)
 
 
 def updates(packages: Packages) -> dict[str, dict[str, Any]]:

@@ -44,7 +44,11 @@ def _lines(base: Mapping[str, Any]) -> list[str]:
     pending = sorted((item for kind in ("images", "containers") for item in base[kind] if item["pending"]), key=_rank)
     lines = [_item(item, base["updates"]) for item in pending[:_LISTED]]
     more = len(pending) - _LISTED
-    return [printable(line, _LINE) for line in (*facts, *lines, *([f"and {more} more: see full=True"] * (more > 0)))]
+    live = [_item({**item, "pending": item["live"]}, base["updates"]) for item in base["containers"] if "live" in item]
+    return [
+        printable(line, _LINE)
+        for line in (*facts, *lines, *live[:_LISTED], *([f"and {more} more: see full=True"] * (more > 0)))
+    ]
 
 
 def _rank(item: Mapping[str, Any]) -> int:

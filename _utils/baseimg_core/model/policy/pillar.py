@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ArgumentInvalid
 from .. import signature as model_signature
 from ..bundle.manifest import MEDIA_TYPES
-from ..containers import policy, trial
+from ..containers import live, policy, trial
 from ..signature import PublicKey
 from ..stack import ids
 from ..store.nests import BELOW
@@ -32,7 +32,7 @@ _OPTIONS = frozenset(
 _PILLAR_KEYS = frozenset({"bases", "builds", "rollout", "rollouts"}) | _OPTIONS
 _BASE_KEYS = frozenset(
     {
-        *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),
+        *("version", "bundles", "chain_id", "missing", "repair", "containers", "live", "below", "keep"),
         *("protect", "accept", "impaired", "breaks", "ghosts", "require", "trial"),
     }
 )
@@ -275,10 +275,11 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "ghosts": fields.get("ghosts", "accept"),
         "require": list(required(fields.get("require"), f"{key}:require")),
         "trial": fields.get("trial"),
-        "containers": fields.get("containers", "keep"),
+        "containers": live.beside(fields.get("containers", "keep"), fields.get("live")),
         "below": fields.get("below"),
         "keep": keep(fields.get("keep", 1), f"{key}:keep"),
     }
+    live.parse(fields.get("live"), f"{key}:live")
     policy.parse(arguments["containers"], f"{key}:containers")
     trial.parse(arguments["trial"], f"{key}:trial")
     for name, values in _ACCEPTANCE.items():

@@ -79,12 +79,13 @@ class MountedLayer:
         return above, complete and not missing
 
     def generations_of_bind(self, mount: Mount) -> frozenset[int]:
-        """Return the generations that a bind mount shows. A bind mount follows renames of its directory."""
+        """Return the generations that a bind mount of a directory may show."""
+        return self.generations_of_file(mount) or frozenset(self._numbers.values())
+
+    def generations_of_file(self, mount: Mount) -> frozenset[int]:
+        """Return the generation of a mounted file; empty if it was deleted. A bind mount follows renames."""
         path = self._directory + mount.root[len(self._path) :]
-        for place, number in self._numbers.items():
-            if path == place or path.startswith(place + b"/"):
-                return frozenset({number})
-        return frozenset(self._numbers.values())
+        return frozenset(number for place, number in self._numbers.items() if _is_below(path, place))
 
     def _names(self, path: bytes) -> bool | None:
         """Return True if an overlay's directory is the layer's, else False; ``None`` if it cannot be resolved."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...engine import mounts
 from ...engine.base import Container, Engine
+from ...engine.live_mounts import LiveMounts
 from ...model.impact import config as configs
 
 
@@ -35,6 +36,7 @@ def own_files(engine: Engine, container: Container, image_config: Mapping[str, A
     """
     declared = {*configs.parse(container.config or image_config).volumes, *container.volumes}
     table = mounts.read_mounts(container.pid) if container.pid else []
+    table = LiveMounts(engine.layers_root).others(table) if table else table
     directory = container.upper or _writable(table) or engine.own_directory(container)
     if not os.path.isdir(directory):
         return None

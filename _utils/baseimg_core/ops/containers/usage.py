@@ -9,6 +9,7 @@ the inodes that the mount shows, the age of the mount, or a recorded start by th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from ...disk.store import lifetimes
 from ...disk.store.observe import observe
 from ...engine import mounts
 from ...engine.base import Container, Engine
+from ...engine.live_mounts import LiveMounts
 from ...engine.mounts import Mount
 from ...errors import RecordInvalid
 from ...linux.mounts import unique_mount_id
@@ -64,6 +66,9 @@ class Usage:
     on_base: set[str] = field(default_factory=set)
     #: The present users of the base.
     uses: list[Use] = field(default_factory=list)
+    #: The files that baseimg mounted into running containers, by container ID: path in the base and generation, which
+    #: is ``None`` if the file was deleted with its generation.
+    live_files: dict[str, dict[bytes, int | None]] = field(default_factory=dict)
 
     @property
     def generations(self) -> dict[str, int | None]:
@@ -77,7 +82,19 @@ class Usage:
         for use in self.uses:
             for number in use.possible if use.is_certain else ():
                 users.setdefault(number, []).append(use.holder)
+        for number, holder in self.live_users:
+            if holder not in users.setdefault(number, []):
+                users[number].append(holder)
         return users
+
+    @property
+    def live_users(self) -> Iterator[tuple[int, str]]:
+        """Yield the generations of which a single file is mounted, each with the name of the container."""
+        names = {container.id: container.name for container in self.listed}
+        for key, files in self.live_files.items():
+            yield from (
+                (number, names[key]) for number in sorted({each for each in files.values() if each is not None})
+            )
 
     def names(self, current: int | None) -> dict[str, list[str]]:
         """
@@ -130,10 +147,10 @@ def _survey(engine: Engine, base: Base, record: Record | None, stopped: bool) ->
     return usage
 
 
-def on_base(engine: Engine, base: Base) -> list[Container]:
-    """Return every container on a base, stopped ones included."""
+def on_base(engine: Engine, base: Base, stopped: bool = True) -> list[Container]:
+    """Return every container on a base; with ``stopped`` also those that do not run."""
     images = {image.id for image in engine.images() if image.height(base.chain_id)}
-    return [container for container in engine.containers(stopped=True) if _is_on(container, base, images)]
+    return [container for container in engine.containers(stopped) if _is_on(container, base, images)]
 
 
 def _is_on(container: Container, base: Base, images: set[str]) -> bool:
@@ -152,6 +169,7 @@ class _Survey:
         self._lifetimes = lifetimes.read(base.store.layout.lifetimes, record)
         self._starts = starts.read(base.store.layout.starts)
         self._table = mounts.read_table()
+        self._ours = LiveMounts(os.path.dirname(base.directory))
         self._layer = MountedLayer(engine, base, self._places, self._table)
         self._by_device: dict[str, frozenset[int]] = {}
 
@@ -169,7 +187,7 @@ class _Survey:
                     owned |= self._add_container(container, used, generations)
             others: dict[str, Mount] = {}
             for mount in used:
-                if mount.device not in owned or mount.kind != "overlay":
+                if (mount.device not in owned or mount.kind != "overlay") and not self._ours.path(mount):
                     others.setdefault(f"{mount.device} {mount.root!r}", mount)
             for mount in others.values():
                 possible = self._possible(mount, generations)
@@ -181,6 +199,11 @@ class _Survey:
         root = self._table.root_of(container.pid)
         namespace = self._table.namespaces.get(container.pid)
         inside = [mount for mount in used if root and mount.namespace == namespace]
+        if delivered := self._ours.among(inside):
+            self._usage.live_files[container.id] = {
+                each.path: next(iter(self._layer.generations_of_file(each.mount)), None) for each in delivered
+            }
+            inside = self._ours.others(inside)
         by_engine = container.id in self._usage.on_base
         if root and container.layers is not None and not by_engine:
             inside = [mount for mount in inside if mount is not root or self._layer.is_named_by(mount)]

@@ -1,0 +1,173 @@
+"""The files that differ between two contents of a base, among the paths that reach running containers."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from ...linux.files import CHUNK, hex_digest
+from ...model.containers import live
+from ...model.containers.live import LivePaths
+from ...model.impact.overrides import ExpectedPath, ExpectedPaths
+from ...model.stack import overlay
+from ...model.stack.entry import Kind, kind_of
+from ..stack.directories import Stack
+
+_LINKS = 40  # symlinks followed in one path, as path_resolution(7)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedFile:
+    """A regular file of both contents whose bytes differ."""
+
+    #: The absolute path of the new file.
+    source: str
+    #: Device and inode of the new file.
+    identity: tuple[int, int]
+    #: Inode of the old file, which an overlay shows for it.
+    old_inode: int
+
+
+@dataclass(slots=True)
+class Changed:
+    """The differences between two contents at the named paths."""
+
+    #: The files that can be delivered, by relative path.
+    files: dict[bytes, ChangedFile] = field(default_factory=dict)
+    #: Which of these paths an operator names; the others were mounted before.
+    named: list[bytes] = field(default_factory=list)
+    #: Why other differing paths that an operator names cannot be delivered.
+    left: dict[bytes, str] = field(default_factory=dict)
+
+
+def changed(
+    old: Stack, new: Stack, paths: LivePaths, mounted: Collection[bytes], bundles: ExpectedPaths | None = None
+) -> Changed:
+    """
+    Compare two contents at the named paths.
+
+    Args:
+        old: The content that a container has mounted.
+        new: The live content.
+        paths: The paths that an operator names. A symlink stands for the file that it leads to in the new content.
+        mounted: Relative paths at which files were mounted before.
+        bundles: What bundles will change in ``new`` before it is live. Files from bundles have no identity yet.
+    """
+    found = Changed()
+    expected = bundles or ExpectedPaths({})
+    named = {path for stack in (old, new) for path in stack.files_below(paths.prefixes) if paths.matches(path)}
+    named.update(_resolve(new, path) for path in paths.literals)
+    named.update(path for path in expected.paths if paths.matches(path) and not _is_directory(expected, path))
+    for path in sorted({*named, *mounted}):
+        decisive = next((each for each in (path, *overlay.ancestors(path)) if each in expected.by_path), None)
+        if decisive is None:
+            _compare(found, path, old, new)
+        elif decisive == path or not _is_directory(expected, decisive):
+            _compare_expected(found, path, old, expected.by_path[path] if decisive == path else ExpectedPath(path))
+        else:
+            _compare(found, path, old, new)
+    found.named = [path for path in found.files if path in named]
+    found.left = {path: reason for path, reason in found.left.items() if path in named}
+    return found
+
+
+def differs(old: Stack, new: Stack, path: bytes) -> bool:
+    """True if two contents show different files at a path: content, owner, mode or type. Directories are equal."""
+    before, after = old.find(path), new.find(path)
+    if before == after or (before and before.is_dir and after and after.is_dir):
+        return False
+    if before is None or after is None:
+        return True
+    first, second = os.lstat(before.top), os.lstat(after.top)
+    if (first.st_mode, first.st_uid, first.st_gid) != (second.st_mode, second.st_uid, second.st_gid):
+        return True
+    if stat.S_ISREG(first.st_mode):
+        return not _same(before.top, after.top, first, second)
+    return not stat.S_ISLNK(first.st_mode) or os.readlink(before.top) != os.readlink(after.top)
+
+
+def _compare(found: Changed, path: bytes, old: Stack, new: Stack) -> None:
+    before, after = old.find(path), new.find(path)
+    if before == after or (before and before.is_dir and after and after.is_dir):
+        return
+    if before is None or after is None:
+        found.left[path] = live.ADDED if before is None else live.REMOVED
+        return
+    first, second = os.lstat(before.top), os.lstat(after.top)
+    if not (stat.S_ISREG(first.st_mode) and stat.S_ISREG(second.st_mode)):
+        if not (stat.S_ISLNK(first.st_mode) and stat.S_ISLNK(second.st_mode)):
+            found.left[path] = live.OTHER_TYPE
+    elif _same(before.top, after.top, first, second):
+        return
+    elif second.st_mode & 0o111:
+        found.left[path] = live.EXECUTABLE
+    else:
+        identity = (second.st_dev, second.st_ino)
+        found.files[path] = ChangedFile(os.fsdecode(after.top), identity, first.st_ino)
+
+
+def _is_directory(expected: ExpectedPaths, path: bytes) -> bool:
+    entry = expected.by_path[path].entry
+    return entry is not None and entry.is_dir
+
+
+def _compare_expected(found: Changed, path: bytes, old: Stack, expected: ExpectedPath) -> None:
+    before, entry = old.find(path), expected.entry
+    if before is None or entry is None:
+        if before or entry:
+            found.left[path] = live.ADDED if before is None else live.REMOVED
+        return
+    st = os.lstat(before.top)
+    if entry.kind is not Kind.FILE or not stat.S_ISREG(st.st_mode):
+        if entry.kind is not kind_of(st.st_mode):
+            found.left[path] = live.OTHER_TYPE
+    elif st.st_size == entry.size and expected.digest == _digest(before.top):
+        return
+    elif entry.mode & 0o111:
+        found.left[path] = live.EXECUTABLE
+    else:
+        found.files[path] = ChangedFile("", (0, 0), st.st_ino)
+
+
+def _digest(path: bytes) -> str:
+    with open(path, "rb") as file:
+        return hex_digest(file)
+
+
+def _same(first: bytes, second: bytes, before: os.stat_result, after: os.stat_result) -> bool:
+    if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
+        return True
+    if before.st_size != after.st_size:
+        return False
+    with open(first, "rb") as one, open(second, "rb") as other:
+        while block := one.read(CHUNK):
+            if block != other.read(CHUNK):
+                return False
+    return True
+
+
+def _resolve(stack: Stack, path: bytes) -> bytes:
+    """Follow symlinks of a content; return the path itself if it leads nowhere."""
+    pending, done, links = path.split(b"/")[::-1], list[bytes](), 0
+    while pending:
+        name = pending.pop()
+        if name in (b"", b"."):
+            continue
+        if name == b"..":
+            del done[-1:]
+            continue
+        node = stack.find(b"/".join([*done, name]))
+        if node is None:
+            return path
+        if node.is_dir or not os.path.islink(node.top):
+            done.append(name)
+            continue
+        links += 1
+        target = os.readlink(node.top)
+        if links > _LINKS:
+            return path
+        done = [] if target.startswith(b"/") else done
+        pending += target.split(b"/")[::-1]
+    return b"/".join(done)

@@ -1,0 +1,311 @@
+"""
+Deliver single files of a base's live content to running containers, without a restart.
+
+A file of the live generation is mounted over the file that a container takes from an older one. The mounts are read
+from the kernel each time, so no list can be stale. Each run mounts what is missing, replaces files of other
+generations, and detaches what the container no longer needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ...disk.containers import live as disk_live
+from ...disk.containers.live import Changed, ChangedFile
+from ...disk.containers.visible_generation import Layer, OpenDirectories
+from ...disk.stack.directories import Stack
+from ...engine import mounts
+from ...engine.base import Container, Engine
+from ...engine.live_mounts import LiveMount, LiveMounts, check_layers_seen
+from ...engine.mounts import Mount, MountTable
+from ...linux.file_mounts import Change, Namespace, Seen, Source, Worker, check_support
+from ...linux.processes import can_mount
+from ...model.containers import live
+from ...model.containers.policy import ContainerPolicy
+from ...model.impact.overrides import ExpectedPaths
+from ...model.store.record import Record
+from ..bases import Base
+from . import usage
+from .mounted_layer import MountedLayer
+
+_POD = "io.kubernetes.pod.name"  # the label of containers that kubelet made
+
+
+@dataclass(slots=True)
+class ContainerResult:
+    """What happens in one container, as absolute paths."""
+
+    #: The paths that show the live content because of a mount.
+    in_effect: list[str] = field(default_factory=list)
+    #: The paths at which a file is mounted now, and was not before.
+    attached: list[str] = field(default_factory=list)
+    #: The paths at which a mount was removed.
+    detached: list[str] = field(default_factory=list)
+    #: The paths that were left alone, with the reason.
+    left: dict[str, str] = field(default_factory=dict)
+    #: Code and reason if the whole container was left alone.
+    code: str = ""
+    reason: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """True if a mount was made or removed."""
+        return bool(self.attached or self.detached)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data, without empty fields."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class BundleChanges:
+    """A content that bundles will make."""
+
+    #: The content that they start from.
+    start: Stack
+    #: What they change.
+    expected: ExpectedPaths
+
+
+def deliver(
+    engine: Engine,
+    base: Base,
+    record: Record,
+    policy: ContainerPolicy,
+    test: bool = False,
+    bundles: BundleChanges | None = None,
+) -> dict[str, ContainerResult]:
+    """
+    Bring the mounted files of all running containers of a base to the live content. Needs the lock, except for a test.
+
+    Args:
+        engine: The engine.
+        base: The base.
+        record: Its record.
+        policy: The policy for its containers; ``live`` names the paths.
+        test: True to change nothing.
+        bundles: For a test: the content that bundles will make, in place of the live one.
+
+    Returns:
+        What happened, or would happen, by container. Containers that need nothing are absent.
+    """
+    return _Delivery(engine, base, record, policy, test, bundles).run()
+
+
+class _LeftAlone(Exception):
+    """A container is left alone: a code and a reason."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+class _Delivery:
+    """The delivery of one base's files to its running containers; the arguments are those of :func:`deliver`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        base: Base,
+        record: Record,
+        policy: ContainerPolicy,
+        test: bool,
+        bundles: BundleChanges | None,
+    ) -> None:
+        self._bundles = bundles
+        self._engine, self._base, self._record, self.policy, self.test = engine, base, record, policy, test
+        self._ours = LiveMounts(os.path.dirname(base.directory))
+        self._changed: dict[int, Changed] = {}
+        self._mounted: set[bytes] = set()
+
+    def run(self) -> dict[str, ContainerResult]:
+        """Mount, replace and detach files in every running container of the base; return what happened, by name."""
+        running = [each for each in usage.on_base(self._engine, self._base, stopped=False) if each.pid]
+        own = {each.id: self._ours.among(mounts.read_mounts(each.pid)) for each in running}
+        if not self.policy.live and not any(own.values()):
+            return {}
+        surveyed = usage.survey(self._engine, self._base, self._record)
+        concerned = [each for each in running if self._is_concerned(own[each.id], surveyed.generations.get(each.id))]
+        results = {each.name: ContainerResult() for each in concerned}
+        if not concerned:
+            return results
+        self._mounted = {mounted.path for each in own.values() for mounted in each}
+        unsupported, table = self._unsupported(), mounts.read_table()
+        layer = MountedLayer(
+            self._engine, self._base, self._base.store.paths(self._record, self._record.present), table
+        )
+        with Worker() as worker, contextlib.closing(OpenDirectories()) as directories:
+            for container in concerned:
+                done = results[container.name]
+                try:
+                    if unsupported:
+                        raise _LeftAlone("live-unsupported", unsupported)
+                    root, changed = _root(container, table), self._changed_since(surveyed.generations.get(container.id))
+                    above = _Above(layer, root, directories)
+                    done.left.update({_absolute(path): reason for path, reason in changed.left.items()})
+                    _Target(self, worker, container, root, own[container.id], above).deliver(changed, done)
+                except _LeftAlone as exc:
+                    done.code, done.reason = exc.code, str(exc)
+        return results
+
+    def _unsupported(self) -> str:
+        return check_support() or check_layers_seen(self._engine.layers_root)
+
+    def _is_concerned(self, own: Sequence[LiveMount], number: int | None) -> bool:
+        is_outdated = self._bundles is not None or number != self._record.current
+        return bool(own) or (bool(self.policy.live) and is_outdated)
+
+    def _changed_since(self, number: int | None) -> Changed:
+        """Return the named and mounted files that differ between a generation and the live one."""
+        if number is None:
+            raise _LeftAlone("content-unproven", "it is not proven which content it has mounted: stop and start it")
+        if number == self._record.current and self._bundles is None:
+            return Changed()
+        if number not in self._changed:
+            store, lower = self._base.store, self._base.lower
+            old, new = (Stack([store.path(self._record, each), *lower]) for each in (number, self._record.current))
+            new, expected = (self._bundles.start, self._bundles.expected) if self._bundles else (new, None)
+            self._changed[number] = disk_live.changed(old, new, self.policy.live, self._mounted, expected)
+        return self._changed[number]
+
+
+class _Above:
+    """The layers of a container above the base's top layer."""
+
+    def __init__(self, layer: MountedLayer, root: Mount, directories: OpenDirectories) -> None:
+        above, self.is_complete = layer.above(root)
+        self._layers = [Layer(path, directories) for path in above or ()] if self.is_complete else []
+
+    def has(self, path: bytes) -> bool:
+        """True if one of them has or hides a path, or if they cannot be read."""
+        return not self.is_complete or any(layer.inode(path) is not None for layer in self._layers)
+
+
+class _Target:
+    """One container."""
+
+    def __init__(
+        self,
+        delivery: _Delivery,
+        worker: Worker,
+        container: Container,
+        root: Mount,
+        own: Sequence[LiveMount],
+        above: _Above,
+    ) -> None:
+        self._delivery, self._worker, self._container = delivery, worker, container
+        self._root, self._own, self._above = root, own, above
+        self._namespace = Namespace(container.pid, root.namespace, root.id)
+        self._device = 0
+
+    def deliver(self, changed: Changed, done: ContainerResult) -> None:
+        """
+        Make the changes.
+
+        Args:
+            changed: What differs between the container's generation and the live one.
+            done: The result; updated also before an error.
+        """
+        named = self._named(changed)
+        points = [mounted.point for mounted in self._own]
+        try:
+            top, *seen = self._worker.inspect(self._namespace, ["/", *points, *map(_absolute, named)])
+            if isinstance(top, OSError):
+                raise top
+            self._device = top.device
+            added = dict(zip(named, seen[len(points) :], strict=True))
+            changes = [*self._replacements(seen[: len(points)], changed, done), *self._additions(added, changed, done)]
+            errors = [None] * len(changes) if self._delivery.test else self._worker.change(self._namespace, changes)
+        except OSError as exc:
+            raise _left_by(exc) from exc
+        for change, error in zip(changes, errors, strict=True):
+            _note(done, change, error)
+
+    def _named(self, changed: Changed) -> list[bytes]:
+        """Return the named paths at which nothing is mounted yet, if something may be mounted in this container."""
+        policy, container = self._delivery.policy, self._container
+        is_protected = _POD in container.labels and b"ro" in self._root.flags and not policy.only
+        if not policy.selects(container) or is_protected:
+            return []
+        named = [path for path in changed.named if path not in [mounted.path for mounted in self._own]]
+        if named and self._root.shared:
+            raise _LeftAlone("mounts-shared", "mounts in its root appear in other mount namespaces, too")
+        if named and can_mount(container.pid):
+            raise _LeftAlone("container-privileged", "it may mount (CAP_SYS_ADMIN), and so make the file writable")
+        return named
+
+    def _replacements(
+        self, seen: Sequence[Seen | OSError], changed: Changed, done: ContainerResult
+    ) -> Iterator[Change]:
+        """Yield the changes of existing mounts: to another file, or back to the container's content."""
+        for mounted, now in zip(self._own, seen, strict=True):
+            point, file = mounted.point, changed.files.get(mounted.path)
+            if isinstance(now, OSError) or now.mount != mounted.id:
+                done.left[point] = live.COVERED
+            elif file and (now.device, now.inode) == file.identity:
+                done.in_effect.append(point)
+            elif file:
+                yield self._attach(point, file, mounted.id)
+            else:
+                yield Change(point, mounted.id)
+
+    def _additions(
+        self, seen: Mapping[bytes, Seen | OSError], changed: Changed, done: ContainerResult
+    ) -> Iterator[Change]:
+        """Yield the mounts to make at paths that the container takes from the base."""
+        for path, now in seen.items():
+            point, file = _absolute(path), changed.files[path]
+            if reason := self._reason(path, now, file):
+                done.left[point] = reason
+            else:
+                yield self._attach(point, file)
+
+    def _reason(self, path: bytes, now: Seen | OSError, file: ChangedFile) -> str:
+        """Return why a path is left alone; empty if the container takes it from the base."""
+        if isinstance(now, OSError):
+            return live.ABSENT if now.errno in (errno.ENOENT, errno.ENOTDIR) else str(now.strerror)
+        if now.path != _absolute(path):
+            return live.ELSEWHERE
+        if now.mount != self._root.id:
+            return live.COVERED
+        if not self._above.is_complete:
+            return live.UNREADABLE
+        if (now.device, now.inode) != (self._device, file.old_inode) or self._above.has(path):
+            return live.OWN
+        return ""
+
+    def _attach(self, point: str, file: ChangedFile, detach: int | None = None) -> Change:
+        return Change(point, detach, Source(file.source, *file.identity), (self._device, file.old_inode))
+
+
+def _root(container: Container, table: MountTable) -> Mount:
+    root = table.root_of(container.pid)
+    if root is None:
+        raise _LeftAlone("namespace-foreign", "its main process has no overlay as root in a namespace of its own")
+    return root
+
+
+def _left_by(exc: OSError) -> _LeftAlone:
+    if exc.errno == errno.ESRCH:
+        return _LeftAlone("container-unknown", "it ended meanwhile")
+    return _LeftAlone("live-failed", f"its mount namespace cannot be changed: {exc.strerror or exc}")
+
+
+def _note(done: ContainerResult, change: Change, error: OSError | None) -> None:
+    """Add a change to the result."""
+    if error:
+        done.left[change.path] = error.strerror or str(error)
+    elif change.attach:
+        done.attached.append(change.path)
+        done.in_effect.append(change.path)
+    else:
+        done.detached.append(change.path)
+
+
+def _absolute(path: bytes) -> str:
+    return "/" + os.fsdecode(path)
