@@ -104,7 +104,7 @@ def test_what_the_container_does_not_take_from_the_base(lab: Lab, tmp_path: Path
     start(lab, "upper")
     lab.engine.exec("upper", "sh", "-c", "echo 12.0 > /etc/version")
     start(lab, "volume", binds=[f"{tmp_path}/mine:/etc/version"])
-    start(lab, "privileged", privileged=True)
+    start(lab, "privileged", cap_add=["SYS_ADMIN"])
     start(lab, "tmpfs", tmpfs={"/etc": ""})
     start(lab, "excluded")
     start(lab, "app")
