@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,12 @@ import pytest
 
 from baseimg_core.disk.store.generations import Store
 from baseimg_core.engine import detect
+from baseimg_core.linux.file_mounts import Worker
 from baseimg_core.model.containers import live as live_rules
 from baseimg_core.ops import bases
 from baseimg_core.ops.containers import usage
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, VERSION_0, Lab, layer
+from tests.support import forks
 from tests.support.images import file, symlink, whiteout
 
 pytestmark = pytest.mark.functional
@@ -190,3 +196,79 @@ def test_a_plan_reads_bundles(lab: Lab) -> None:
     assert read(lab, "app") == "12.2"
     planned = live(lab.plan(BASE, "12.1", lab.bundles, containers=policy))
     assert planned == live(show(lab, "12.1", policy))
+
+
+def assert_engine_views(lab: Lab) -> None:
+    """The engine's own commands work on the layers, in which nothing is mounted."""
+    client = lab.engine.client
+    assert not [each for each in client.diff("app") or () if each["Path"] == VERSION]
+    stream, _stat = client.get_archive("app", VERSION)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+        member = tar.extractfile("version")
+        assert member
+        assert member.read() == b"12.0\n"
+    client.commit("app", "committed", "1")
+    assert lab.engine.run("committed:1", "cat", VERSION) == "12.1\n"
+    assert read(lab, "app") == "12.1"
+
+
+def test_the_engine_beside_it(lab: Lab, make_engine) -> None:
+    engine = make_engine(args=("--live-restore",))
+    other = Lab(engine, lab.minion.configure(**{"docker.url": engine.url}), lab.work)
+    other.usual()
+    start(other, "app")
+    other.apply(other.bundle(), containers=LIVE)
+    assert_engine_views(other)
+    engine.client.pause("app")
+    assert other.live(BASE, [VERSION])["containers"] == {"app": {"in_effect": [VERSION]}}
+    engine.client.unpause("app")
+    engine.restart()
+    assert (read(other, "app"), read(other, "app", TOOL)) == ("12.1", "tool 12.0")
+    lab.minion.configure(**{"docker.url": engine.url})
+    assert live(other.rollback(BASE)) == {"app": {"detached": [VERSION]}}
+    assert read(other, "app") == "12.0"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_a_run_that_is_killed_is_completed_by_the_next(lab: Lab, step: int) -> None:
+    """Steps: the containers are inspected and changed one after the other."""
+    start(lab, "first")
+    start(lab, "second")
+    show(lab, "12.1")
+    exchange, calls = Worker._exchange, itertools.count(1)
+
+    def killed(worker: Worker, line: bytes) -> bytes:
+        if next(calls) == step:
+            os._exit(9)
+        return exchange(worker, line)
+
+    def work() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Worker, "_exchange", killed)
+            lab.live(BASE, [VERSION])
+
+    assert os.waitstatus_to_exitcode(forks.run(work)) == 9
+    assert {read(lab, "first"), read(lab, "second")} <= {"12.0", "12.1"}
+    lab.live(BASE, [VERSION])
+    assert lab.status(BASE)["bases"][0]["live"] == {name: {VERSION: "12.1"} for name in ("first", "second")}
+
+
+def test_a_worker_that_dies_harms_nobody(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(lab, "first")
+    start(lab, "second")
+    show(lab, "12.1")
+    exchange, calls = Worker._exchange, itertools.count(1)
+
+    def dying(worker: Worker, line: bytes) -> bytes:
+        if next(calls) == 2 and worker._process:  # the change of the first container
+            worker._process.kill()
+            worker._process.wait()
+        return exchange(worker, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_exchange", dying)
+        done = lab.live(BASE, [VERSION])["containers"]
+    assert (done["first"]["code"], done["second"]["attached"]) == ("live-failed", [VERSION])
+    assert [read(lab, name) for name in ("first", "second")] == ["12.0", "12.1"]
+    lab.live(BASE, [VERSION])
+    assert [read(lab, name) for name in ("first", "second")] == ["12.1", "12.1"]
