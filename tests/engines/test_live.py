@@ -18,7 +18,8 @@ READER = "echo x >/seen; while :; do v=$(cat /etc/version) || v=error; echo $v >
 
 def seen(node: Node, name: str) -> list[str]:
     """Return what the process in a container has read, each change once."""
-    lines = Path(f"/proc/{node.main_pid(name)}/root/seen").read_text().split()[1:]
+    path = Path(f"/proc/{node.main_pid(name)}/root/seen")
+    lines = path.read_text().split()[1:] if path.exists() else []
     return [line for number, line in enumerate(lines) if number == 0 or line != lines[number - 1]]
 
 

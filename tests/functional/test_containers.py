@@ -499,7 +499,7 @@ class TestTheState:
         for test in (True, False):
             done = run(node.lab, test, "converged", arguments)
             assert done["result"] is False
-            assert "containers:paralel is '2' (int), expected only these keys: except, mode" in done["comment"]
+            assert "containers:paralel is '2' (int), expected only these keys: except, live, mode" in done["comment"]
 
 
 class TestWithoutTheSdk:

@@ -312,10 +312,10 @@ class Preview:
             **effects,
             "restart": self.plan_restarts(),
         }
-        swap.add_live(result, self._live())
+        swap.add_live(result, self._live(result["restart"]["batches"]))
         return result
 
-    def _live(self) -> dict[str, ContainerResult]:
+    def _live(self, batches: Sequence[Sequence[str]]) -> dict[str, ContainerResult]:
         """Return what the converge would do to single files in containers that do not restart."""
         record, bundles = copy.copy(self._on_disk), None
         if self._number is not None and self._number in record.generations:
@@ -324,6 +324,6 @@ class Preview:
             bundles = live.BundleChanges(self._judge.changes.start, self._judge.changes.expected)
         else:
             return {}  # nothing is known of the content before the bundles are applied
-        restarted = {name for batch in self.restarts["batches"] for name in batch}
+        restarted = {name for batch in batches for name in batch}
         delivered = live.deliver(self._context.engine, self.base, record, self._goal.policy, True, bundles)
         return {name: each for name, each in delivered.items() if name not in restarted}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...linux.files import CHUNK, hex_digest
 from ...model.containers import live
@@ -65,7 +65,10 @@ def changed(
         if decisive is None:
             _compare(found, path, old, new)
         elif decisive == path or not _is_directory(expected, decisive):
-            _compare_expected(found, path, old, expected.by_path[path] if decisive == path else ExpectedPath(path))
+            after = expected.by_path[path] if decisive == path else ExpectedPath(path)
+            if after.kept and (kept := new.find(path)):
+                after = replace(after, digest=_digest(kept.top))
+            _compare_expected(found, path, old, after)
         else:
             _compare(found, path, old, new)
     found.named = [path for path in found.files if path in named]
