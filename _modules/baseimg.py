@@ -1106,7 +1106,14 @@ def sbom(name, facts=False):
     """
     with _operation() as minion:
         answer = ops_sbom.facts(minion.context(), _text(name, "name"))
-        return answer if facts else minion.sbom_document(answer, _VERSION)
+        if facts:
+            return answer
+        try:
+            from baseimg_core.report import sbom as report_sbom
+        except ImportError as exc:
+            hint = "salt-pip install cyclonedx-python-lib packageurl-python, or run salt-run baseimg.sbom on the master"
+            raise _refused("dependency-missing", f"documents cannot be made on this node: {exc}", hint) from exc
+        return report_sbom.document(answer, __opts__["id"], _VERSION)
 
 
 def impact(base, bundle=None, full=False, saltenv=None):

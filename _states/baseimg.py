@@ -329,11 +329,9 @@ def _converged(ret, result):
 def _would_converge(ret, planned):
     if "held" in planned:
         return _held(ret, planned)
-    batches = planned["restart"]["batches"]
-    planned["restart"]["restarted"] = [name for batch in batches for name in batch]
+    planned["restart"]["restarted"] = [name for batch in planned["restart"]["batches"] for name in batch]
     ret["changes"] = _changes(planned)
-    if ret["changes"]:
-        ret["result"] = None
+    ret["result"] = None if ret["changes"] else True
     ret["comment"] = _comment(planned)
     _warn(ret, planned)
     return ret
@@ -388,9 +386,7 @@ def _lines(lines):
 
 
 def _bad_missing(ret, missing):
-    ret["result"] = False
-    ret["comment"] = f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"
-    return ret
+    return {**ret, "result": False, "comment": f"[argument-invalid] missing is {missing!r}, expected one of: ok, fail"}
 
 
 def _absent(ret, exc):
@@ -524,11 +520,10 @@ def _changes(result):
     if result.get("repaired") and not result["changed"]:
         changes = _RECORDED
     touched = {word: result["restart"][word] for word in ("restarted", "started") if result["restart"][word]}
-    live = {word: paths for word in ("attached", "detached") if (paths := _live(result["restart"], word))}
-    touched = {**touched, "live": live} if live else touched
-    removed = result.get("pruned", {}).get("removed")
-    changes = {**changes, "containers": touched} if touched else changes
-    return {**changes, "removed": removed} if removed else changes
+    live = result["restart"].get("live", {}).items()
+    touched |= {name: own for name, own in live if {*own} & {"attached", "detached"}}
+    more = {"containers": touched, "removed": result.get("pruned", {}).get("removed")}
+    return {**changes, **{key: value for key, value in more.items() if value}}
 
 
 def _unfinished(exc):
@@ -615,16 +610,10 @@ def _restarted(restart):
     if restart["started"]:
         names = ", ".join(restart["started"])
         lines.append(f"{'Would start' if would else 'Started'} (an earlier run had stopped them): {names}.")
-    for word, verb in (("attached", "reach"), ("detached", "no longer reach")):
-        if paths := _live(restart, word):
-            names = "; ".join(f"{name}: {_first(own)}" for name, own in list(paths.items())[:_NAMED])
-            lines.append(f"Live files that {'would ' if would else ''}{verb} running containers: {names}.")
+    for name, own in list(restart.get("live", {}).items())[:_NAMED]:
+        words = [word for word in ("attached", "detached") if word in own]
+        lines += [f"Live files {word} in {name}: {_first(own[word])}." for word in words]
     return lines
-
-
-def _live(restart, word):
-    """Return the paths of live files with this outcome, by container."""
-    return {name: own[word] for name, own in restart.get("live", {}).items() if word in own}
 
 
 def _images(result):
@@ -688,8 +677,7 @@ def _code(exc):
 
 
 def _failed(ret, exc):
-    ret["result"] = False
-    ret["comment"] = str(exc)
+    ret.update(result=False, comment=str(exc))
     if _code(exc):
         hint = exc.info["hint"] and f" -- {exc.info['hint']}"
         ret["comment"] = f"[{exc.info['code']}] {exc.info['message']}{hint}"

@@ -72,7 +72,7 @@ def live_policy(minion: Minion, base: str, paths: object, containers: object) ->
     """
     declared = minion.declared_bases().get(base, {})
     raw = declared.get("containers", "keep") if containers is None else containers
-    policy = container_policy.parse(live.beside(raw, paths))
+    policy = container_policy.parse(live.with_paths(raw, paths))
     if not policy.live:
         raise validation.wrong("paths", paths, "a list of paths, or 'live' in pillar for this base")
     return policy

@@ -22,7 +22,7 @@ from .engine import detect
 from .engine.base import Engine
 from .engine.images.blobs import Blobs
 from .engine.images.store import ImageSources
-from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, DependencyMissing, JobStale, SpaceExhausted
+from .errors import ArgumentInvalid, BaseimgError, BundleUnavailable, JobStale, SpaceExhausted
 from .model.diagnosis import Check
 from .model.images import source as image_source
 from .model.impact.judgement import Attachment
@@ -405,24 +405,6 @@ class Minion:
         with _registry_code():
             from .registry import push
         push.attach(reference.parse(source), attachment, self._registries())
-
-    def sbom_document(self, facts: Mapping[str, Any], suite: str) -> dict[str, Any]:
-        """
-        Return the SBOM of this node.
-
-        Args:
-            facts: The result of :func:`ops.sbom.facts`.
-            suite: The version of baseimg.
-
-        Raises:
-            DependencyMissing: The packages for documents are not installed.
-        """
-        try:
-            from .report import sbom
-        except ImportError as exc:
-            hint = "salt-pip install cyclonedx-python-lib packageurl-python, or run salt-run baseimg.sbom on the master"
-            raise DependencyMissing(f"documents cannot be made on this node: {exc}", hint) from exc
-        return sbom.document(facts, self._opts["id"], suite)
 
     @property
     def results(self) -> str:

@@ -16,7 +16,7 @@ LIVE = {"mode": "keep", "live": [VERSION]}
 READER = "echo x >/seen; while :; do v=$(cat /etc/version) || v=error; echo $v >> /seen; done"
 
 
-def seen(node: Node, name: str) -> list[str]:
+def contents_read(node: Node, name: str) -> list[str]:
     """Return what the process in a container has read, each change once."""
     path = Path(f"/proc/{node.main_pid(name)}/root/seen")
     lines = path.read_text().split()[1:] if path.exists() else []
@@ -24,7 +24,7 @@ def seen(node: Node, name: str) -> list[str]:
 
 
 def read(node: Node, name: str, expected: str) -> None:
-    wait_until(lambda: seen(node, name)[-1:] == [expected], f"{name} reads {expected}")
+    wait_until(lambda: contents_read(node, name)[-1:] == [expected], f"{name} reads {expected}")
 
 
 @pytest.mark.cells(lambda cell: cell.file_system == "here")
@@ -44,7 +44,7 @@ def test_a_process_that_opens_a_file_again(node: Node) -> None:
     back = node.call("rollback", BASE)
     assert back["restart"]["live"] == {"reader": {"detached": [VERSION]}}
     read(node, "reader", "12.0")
-    assert seen(node, "reader") == ["12.0", "12.1", "12.0"]
+    assert contents_read(node, "reader") == ["12.0", "12.1", "12.0"]
     assert node.main_pid("reader") == pid
     node.call("live", BASE, [VERSION])
     assert node.version_in("reader") == "12.0"  # its own content is live: nothing is mounted

@@ -15,7 +15,7 @@ import pytest
 
 from baseimg_core.engine import mounts
 from baseimg_core.linux import file_mounts
-from baseimg_core.linux.file_mounts import Change, Namespace, Seen, Source, Worker
+from baseimg_core.linux.file_mounts import MountChange, MountSource, Namespace, VisibleFile, Worker
 from tests.support.deadlines import SECONDS, scaled
 from tests.support.mounts import mounts_below
 
@@ -55,18 +55,18 @@ class Jail:
         self.process.stdin.flush()
         return self.process.stdout.readline()
 
-    def source(self) -> Source:
+    def source(self) -> MountSource:
         st = self.new.stat()
-        return Source(str(self.new), st.st_dev, st.st_ino)
+        return MountSource(str(self.new), st.st_dev, st.st_ino)
 
-    def seen(self, worker: Worker, path: str = "/etc/data") -> Seen:
-        (seen,) = worker.inspect(self.namespace, [path])
-        assert isinstance(seen, Seen), seen
-        return seen
+    def visible(self, worker: Worker, path: str = "/etc/data") -> VisibleFile:
+        (visible,) = worker.inspect(self.namespace, [path])
+        assert isinstance(visible, VisibleFile), visible
+        return visible
 
     def attach(self, worker: Worker, path: str = "/etc/data") -> OSError | None:
-        seen = self.seen(worker, path)
-        change = Change(path, attach=self.source(), shows=(seen.device, seen.inode))
+        visible = self.visible(worker, path)
+        change = MountChange(path, attach=self.source(), shows=(visible.device, visible.inode))
         return worker.change(self.namespace, [change])[0]
 
     def mounts(self) -> list[mounts.Mount]:
@@ -102,21 +102,21 @@ def test_a_file_comes_and_goes(jail: Jail, tmp_path: Path) -> None:
         assert {b"ro", b"nosuid", b"nodev", b"noexec"} <= mount.flags
         assert not mount.shared
         assert mounts_below(tmp_path) == []  # on the host, nothing is mounted
-        seen = jail.seen(worker)
-        assert (seen.mount, seen.inode) == (mount.id, jail.new.stat().st_ino)
-        assert worker.change(jail.namespace, [Change("/etc/data", detach=seen.mount)]) == [None]
+        visible = jail.visible(worker)
+        assert (visible.mount, visible.inode) == (mount.id, jail.new.stat().st_ino)
+        assert worker.change(jail.namespace, [MountChange("/etc/data", detach=visible.mount)]) == [None]
     assert jail.read() == "old\n"
     assert jail.mounts() == []
 
 
 def test_one_file_replaces_another(jail: Jail) -> None:
     with Worker() as worker:
-        shows = jail.seen(worker)
+        shows = jail.visible(worker)
         jail.attach(worker)
-        first = jail.seen(worker)
+        first = jail.visible(worker)
         jail.new.unlink()
         jail.new.write_text("newer\n")
-        change = Change("/etc/data", first.mount, jail.source(), (shows.device, shows.inode))
+        change = MountChange("/etc/data", first.mount, jail.source(), (shows.device, shows.inode))
         assert worker.change(jail.namespace, [change]) == [None]
         assert jail.read() == "newer\n"
         assert len(jail.mounts()) == 1
@@ -125,12 +125,12 @@ def test_one_file_replaces_another(jail: Jail) -> None:
 @pytest.mark.parametrize("path", ["/etc/link", "/etc/climbs", "etc/../etc/data", "/../../etc/data"])
 def test_links_stay_inside_the_root(jail: Jail, path: str) -> None:
     with Worker() as worker:
-        assert jail.seen(worker, path).inode == (jail.root / "etc/data").stat().st_ino
+        assert jail.visible(worker, path).inode == (jail.root / "etc/data").stat().st_ino
         assert jail.attach(worker, path) is None
     assert jail.read() == "new\n"
 
 
-def refusal(jail: Jail, change: Change, namespace: Namespace | None = None) -> OSError:
+def refusal(jail: Jail, change: MountChange, namespace: Namespace | None = None) -> OSError:
     with Worker() as worker:
         try:
             (error,) = worker.change(namespace or jail.namespace, [change])
@@ -144,9 +144,9 @@ def refusal(jail: Jail, change: Change, namespace: Namespace | None = None) -> O
 
 def test_another_file_is_not_covered(jail: Jail) -> None:
     shows = (jail.root.stat().st_dev, jail.root.stat().st_ino)
-    assert refusal(jail, Change("/etc/data", attach=jail.source(), shows=shows)).errno == errno.ESTALE
-    assert refusal(jail, Change("/etc/none", attach=jail.source(), shows=shows)).errno == errno.ENOENT
-    assert refusal(jail, Change("/etc", attach=jail.source(), shows=shows)).errno == errno.ESTALE
+    assert refusal(jail, MountChange("/etc/data", attach=jail.source(), shows=shows)).errno == errno.ESTALE
+    assert refusal(jail, MountChange("/etc/none", attach=jail.source(), shows=shows)).errno == errno.ENOENT
+    assert refusal(jail, MountChange("/etc", attach=jail.source(), shows=shows)).errno == errno.ESTALE
 
 
 def test_another_source_is_not_mounted(jail: Jail) -> None:
@@ -155,13 +155,13 @@ def test_another_source_is_not_mounted(jail: Jail) -> None:
     for source in (
         replace(jail.source(), inode=1),
         replace(jail.source(), path=f"{jail.new}.none"),
-        Source(str(jail.root), jail.root.stat().st_dev, jail.root.stat().st_ino),
+        MountSource(str(jail.root), jail.root.stat().st_dev, jail.root.stat().st_ino),
     ):
-        assert refusal(jail, Change("/etc/data", attach=source, shows=shows)).errno in (errno.ESTALE, errno.ENOENT)
+        assert refusal(jail, MountChange("/etc/data", attach=source, shows=shows)).errno in (errno.ESTALE, errno.ENOENT)
 
 
 def test_another_process_is_not_entered(jail: Jail) -> None:
-    change = Change("/etc/data", attach=jail.source())
+    change = MountChange("/etc/data", attach=jail.source())
     own = os.readlink("/proc/self/ns/mnt")
     for namespace in (
         replace(jail.namespace, namespace=own),
@@ -172,13 +172,13 @@ def test_another_process_is_not_entered(jail: Jail) -> None:
 
 
 def test_only_the_named_mount_is_detached(jail: Jail) -> None:
-    assert refusal(jail, Change("/etc/data", detach=1)).errno == errno.ESTALE
+    assert refusal(jail, MountChange("/etc/data", detach=1)).errno == errno.ESTALE
 
 
 def test_a_worker_that_does_not_answer_is_killed(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_mounts, "_GRACE", 0.05)
     with Worker(seconds=scaled(SECONDS)) as worker:
-        jail.seen(worker)
+        jail.visible(worker)
         monkeypatch.setattr(worker, "_seconds", 0.05)
         process = worker._process
         assert process is not None
@@ -187,12 +187,12 @@ def test_a_worker_that_does_not_answer_is_killed(jail: Jail, monkeypatch: pytest
             worker.inspect(jail.namespace, ["/etc/data"])
         assert process.poll() is not None
         monkeypatch.setattr(worker, "_seconds", scaled(SECONDS))
-        assert jail.seen(worker).path.endswith("/etc/data")  # by another worker
+        assert jail.visible(worker).path.endswith("/etc/data")  # by another worker
 
 
 def test_a_worker_that_died_is_replaced(jail: Jail) -> None:
     with Worker() as worker:
-        jail.seen(worker)
+        jail.visible(worker)
         assert worker._process is not None
         worker._process.kill()
         worker._process.wait()
@@ -226,9 +226,9 @@ def test_a_path_that_is_renamed_all_the_time(jail: Jail) -> None:
     (jail.root / "outside/data").write_text("other\n")
     with subprocess.Popen([sys.executable, "-c", script, str(jail.root)]) as busy, Worker() as worker:
         for _attempt in range(300):
-            (seen,) = worker.inspect(jail.namespace, ["/etc/data"])
-            if isinstance(seen, Seen) and seen.mount == jail.namespace.root:
-                change = Change("/etc/data", attach=jail.source(), shows=(seen.device, seen.inode))
+            (visible,) = worker.inspect(jail.namespace, ["/etc/data"])
+            if isinstance(visible, VisibleFile) and visible.mount == jail.namespace.root:
+                change = MountChange("/etc/data", attach=jail.source(), shows=(visible.device, visible.inode))
                 worker.change(jail.namespace, [change])
         busy.kill()
     assert {mount.point.rpartition(b"/")[2] for mount in jail.mounts()} <= {b"data"}

@@ -41,7 +41,7 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VisibleFile:
     """A path as a process sees it."""
 
     #: The absolute path, with symlinks resolved inside the root of the process.
@@ -57,7 +57,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MountSource:
     """A file to mount. If the path has another file now, it is not mounted."""
 
     #: Absolute path of the file on this node.
@@ -69,7 +69,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class MountChange:
     """A change of one path: detach a mount, attach a file, or both."""
 
     #: The absolute path in the namespace.
@@ -77,7 +77,7 @@ class Change:
     #: ID of the mount to detach; ``None`` for none.
     detach: int | None = None
     #: The file to attach; ``None`` for none.
-    attach: Source | None = None
+    attach: MountSource | None = None
     #: Device and inode that the path must show before a file is attached.
     shows: tuple[int, int] = (0, 0)
 
@@ -101,7 +101,7 @@ class Worker:
     ) -> None:
         self._end()
 
-    def inspect(self, namespace: Namespace, paths: Sequence[str]) -> list[Seen | OSError]:
+    def inspect(self, namespace: Namespace, paths: Sequence[str]) -> list[VisibleFile | OSError]:
         """
         Resolve paths as a process does.
 
@@ -117,9 +117,9 @@ class Worker:
                 failed (``ETIMEDOUT`` after the deadline).
         """
         results = self._ask(namespace, {"paths": list(paths)})
-        return [_error(result) or Seen(**result) for result in results]
+        return [_error(result) or VisibleFile(**result) for result in results]
 
-    def change(self, namespace: Namespace, changes: Sequence[Change]) -> list[OSError | None]:
+    def change(self, namespace: Namespace, changes: Sequence[MountChange]) -> list[OSError | None]:
         """
         Attach and detach files. Each path changes independently of the others.
 

@@ -133,8 +133,8 @@ def _attach(process: _Process, mount: int, path: str, change: Mapping[str, Any])
     """Attach a mount to the expected file of the process's root, inside :meth:`_Process.entered`."""
     with _closing(process.resolve(path)) as target:
         st = os.fstat(target)
-        found = (process.mount_of(target), st.st_dev, st.st_ino)
-        if found != (process.root_mount, *change["shows"]) or not stat.S_ISREG(st.st_mode):
+        present = (process.mount_of(target), st.st_dev, st.st_ino)
+        if present != (process.root_mount, *change["shows"]) or not stat.S_ISREG(st.st_mode):
             raise OSError(errno.ESTALE, "the container changed the file meanwhile")
         syscalls.attach_mount(mount, target)
     try:

@@ -189,8 +189,8 @@ def _attention(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"stopped  {name}: a restart stopped it, and it has not passed its gate since"
     for name in status["containers"]["outdated"]:
         files = status.get("live", {}).get(name, {})
-        shown = f"; in effect live: {_names(list(files))}" if files else ""
-        yield f"outdated  {name}: stop and start it (docker restart is not enough){shown}"
+        files_text = f"; in effect live: {_names(list(files))}" if files else ""
+        yield f"outdated  {name}: stop and start it (docker restart is not enough){files_text}"
     for name in status["containers"]["unknown"]:
         yield f"unknown  {name}: its content is unknown; stop and start it to be sure"
     for hold in status["holds"]:

@@ -55,7 +55,7 @@ def changed(
         mounted: Relative paths at which files were mounted before.
         bundles: What bundles will change in ``new`` before it is live. Files from bundles have no identity yet.
     """
-    found = Changed()
+    result = Changed()
     expected = bundles or ExpectedPaths({})
     named = {path for stack in (old, new) for path in stack.files_below(paths.prefixes) if paths.matches(path)}
     named.update(_resolve(new, path) for path in paths.literals)
@@ -63,21 +63,28 @@ def changed(
     for path in sorted({*named, *mounted}):
         decisive = next((each for each in (path, *overlay.ancestors(path)) if each in expected.by_path), None)
         if decisive is None:
-            _compare(found, path, old, new)
+            _compare(result, path, old, new)
         elif decisive == path or not _is_directory(expected, decisive):
             after = expected.by_path[path] if decisive == path else ExpectedPath(path)
             if after.kept and (kept := new.find(path)):
                 after = replace(after, digest=_digest(kept.top))
-            _compare_expected(found, path, old, after)
+            _compare_expected(result, path, old, after)
         else:
-            _compare(found, path, old, new)
-    found.named = [path for path in found.files if path in named]
-    found.left = {path: reason for path, reason in found.left.items() if path in named}
-    return found
+            _compare(result, path, old, new)
+    result.named = [path for path in result.files if path in named]
+    result.left = {path: reason for path, reason in result.left.items() if path in named}
+    return result
 
 
 def differs(old: Stack, new: Stack, path: bytes) -> bool:
-    """True if two contents show different files at a path: content, owner, mode or type. Directories are equal."""
+    """
+    Return True if two contents show different files at a path: content, owner, mode or type. Directories are equal.
+
+    Args:
+        old: The one content.
+        new: The other content.
+        path: The relative path.
+    """
     before, after = old.find(path), new.find(path)
     if before == after or (before and before.is_dir and after and after.is_dir):
         return False
@@ -91,24 +98,24 @@ def differs(old: Stack, new: Stack, path: bytes) -> bool:
     return not stat.S_ISLNK(first.st_mode) or os.readlink(before.top) != os.readlink(after.top)
 
 
-def _compare(found: Changed, path: bytes, old: Stack, new: Stack) -> None:
+def _compare(result: Changed, path: bytes, old: Stack, new: Stack) -> None:
     before, after = old.find(path), new.find(path)
     if before == after or (before and before.is_dir and after and after.is_dir):
         return
     if before is None or after is None:
-        found.left[path] = live.ADDED if before is None else live.REMOVED
+        result.left[path] = live.ADDED if before is None else live.REMOVED
         return
     first, second = os.lstat(before.top), os.lstat(after.top)
     if not (stat.S_ISREG(first.st_mode) and stat.S_ISREG(second.st_mode)):
         if not (stat.S_ISLNK(first.st_mode) and stat.S_ISLNK(second.st_mode)):
-            found.left[path] = live.OTHER_TYPE
+            result.left[path] = live.OTHER_TYPE
     elif _same(before.top, after.top, first, second):
         return
     elif second.st_mode & 0o111:
-        found.left[path] = live.EXECUTABLE
+        result.left[path] = live.EXECUTABLE
     else:
         identity = (second.st_dev, second.st_ino)
-        found.files[path] = ChangedFile(os.fsdecode(after.top), identity, first.st_ino)
+        result.files[path] = ChangedFile(os.fsdecode(after.top), identity, first.st_ino)
 
 
 def _is_directory(expected: ExpectedPaths, path: bytes) -> bool:
@@ -116,22 +123,22 @@ def _is_directory(expected: ExpectedPaths, path: bytes) -> bool:
     return entry is not None and entry.is_dir
 
 
-def _compare_expected(found: Changed, path: bytes, old: Stack, expected: ExpectedPath) -> None:
+def _compare_expected(result: Changed, path: bytes, old: Stack, expected: ExpectedPath) -> None:
     before, entry = old.find(path), expected.entry
     if before is None or entry is None:
         if before or entry:
-            found.left[path] = live.ADDED if before is None else live.REMOVED
+            result.left[path] = live.ADDED if before is None else live.REMOVED
         return
     st = os.lstat(before.top)
     if entry.kind is not Kind.FILE or not stat.S_ISREG(st.st_mode):
         if entry.kind is not kind_of(st.st_mode):
-            found.left[path] = live.OTHER_TYPE
+            result.left[path] = live.OTHER_TYPE
     elif st.st_size == entry.size and expected.digest == _digest(before.top):
         return
     elif entry.mode & 0o111:
-        found.left[path] = live.EXECUTABLE
+        result.left[path] = live.EXECUTABLE
     else:
-        found.files[path] = ChangedFile("", (0, 0), st.st_ino)
+        result.files[path] = ChangedFile("", (0, 0), st.st_ino)
 
 
 def _digest(path: bytes) -> str:
@@ -144,9 +151,9 @@ def _same(first: bytes, second: bytes, before: os.stat_result, after: os.stat_re
         return True
     if before.st_size != after.st_size:
         return False
-    with open(first, "rb") as one, open(second, "rb") as other:
-        while block := one.read(CHUNK):
-            if block != other.read(CHUNK):
+    with open(first, "rb") as old_file, open(second, "rb") as new_file:
+        while block := old_file.read(CHUNK):
+            if block != new_file.read(CHUNK):
                 return False
     return True
 

@@ -72,7 +72,7 @@ def parse(raw: object, key: str = "live") -> LivePaths:
     return LivePaths(tuple(_pattern(pattern, key) for pattern in listed))
 
 
-def beside(containers: object, live: object) -> object:
+def with_paths(containers: object, live: object) -> object:
     """
     Return the policy for containers with the paths that pillar declares beside it.
 

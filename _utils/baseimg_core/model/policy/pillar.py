@@ -275,7 +275,7 @@ def _base(name: object, raw: object, key: str) -> dict[str, Any]:
         "ghosts": fields.get("ghosts", "accept"),
         "require": list(required(fields.get("require"), f"{key}:require")),
         "trial": fields.get("trial"),
-        "containers": live.beside(fields.get("containers", "keep"), fields.get("live")),
+        "containers": live.with_paths(fields.get("containers", "keep"), fields.get("live")),
         "below": fields.get("below"),
         "keep": keep(fields.get("keep", 1), f"{key}:keep"),
     }

@@ -23,7 +23,7 @@ from ...engine import mounts
 from ...engine.base import Container, Engine
 from ...engine.live_mounts import LiveMount, LiveMounts, check_layers_seen
 from ...engine.mounts import Mount, MountTable
-from ...linux.file_mounts import Change, Namespace, Seen, Source, Worker, check_support
+from ...linux.file_mounts import MountChange, MountSource, Namespace, VisibleFile, Worker, check_support
 from ...linux.processes import can_mount
 from ...model.containers import live
 from ...model.containers.policy import ContainerPolicy
@@ -48,8 +48,9 @@ class ContainerResult:
     detached: list[str] = field(default_factory=list)
     #: The paths that were left alone, with the reason.
     left: dict[str, str] = field(default_factory=dict)
-    #: Code and reason if the whole container was left alone.
+    #: The code if the whole container was left alone.
     code: str = ""
+    #: Why it was left alone.
     reason: str = ""
 
     @property
@@ -148,7 +149,7 @@ class _Delivery:
                     root, changed = _root(container, table), self._changed_since(surveyed.generations.get(container.id))
                     above = _Above(layer, root, directories)
                     done.left.update({_absolute(path): reason for path, reason in changed.left.items()})
-                    _Target(self, worker, container, root, own[container.id], above).deliver(changed, done)
+                    _ContainerDelivery(self, worker, container, root, own[container.id], above).deliver(changed, done)
                 except _LeftAlone as exc:
                     done.code, done.reason = exc.code, str(exc)
         return results
@@ -186,7 +187,7 @@ class _Above:
         return not self.is_complete or any(layer.inode(path) is not None for layer in self._layers)
 
 
-class _Target:
+class _ContainerDelivery:
     """One container."""
 
     def __init__(
@@ -214,12 +215,15 @@ class _Target:
         named = self._named(changed)
         points = [mounted.point for mounted in self._own]
         try:
-            top, *seen = self._worker.inspect(self._namespace, ["/", *points, *map(_absolute, named)])
+            top, *visible = self._worker.inspect(self._namespace, ["/", *points, *map(_absolute, named)])
             if isinstance(top, OSError):
                 raise top
             self._device = top.device
-            added = dict(zip(named, seen[len(points) :], strict=True))
-            changes = [*self._replacements(seen[: len(points)], changed, done), *self._additions(added, changed, done)]
+            added = dict(zip(named, visible[len(points) :], strict=True))
+            changes = [
+                *self._replacements(visible[: len(points)], changed, done),
+                *self._additions(added, changed, done),
+            ]
             errors = [None] * len(changes) if self._delivery.test else self._worker.change(self._namespace, changes)
         except OSError as exc:
             raise _left_by(exc) from exc
@@ -240,10 +244,10 @@ class _Target:
         return named
 
     def _replacements(
-        self, seen: Sequence[Seen | OSError], changed: Changed, done: ContainerResult
-    ) -> Iterator[Change]:
+        self, visible: Sequence[VisibleFile | OSError], changed: Changed, done: ContainerResult
+    ) -> Iterator[MountChange]:
         """Yield the changes of existing mounts: to another file, or back to the container's content."""
-        for mounted, now in zip(self._own, seen, strict=True):
+        for mounted, now in zip(self._own, visible, strict=True):
             point, file = mounted.point, changed.files.get(mounted.path)
             if isinstance(now, OSError) or now.mount != mounted.id:
                 done.left[point] = live.COVERED
@@ -252,20 +256,20 @@ class _Target:
             elif file:
                 yield self._attach(point, file, mounted.id)
             else:
-                yield Change(point, mounted.id)
+                yield MountChange(point, mounted.id)
 
     def _additions(
-        self, seen: Mapping[bytes, Seen | OSError], changed: Changed, done: ContainerResult
-    ) -> Iterator[Change]:
+        self, visible: Mapping[bytes, VisibleFile | OSError], changed: Changed, done: ContainerResult
+    ) -> Iterator[MountChange]:
         """Yield the mounts to make at paths that the container takes from the base."""
-        for path, now in seen.items():
+        for path, now in visible.items():
             point, file = _absolute(path), changed.files[path]
             if reason := self._reason(path, now, file):
                 done.left[point] = reason
             else:
                 yield self._attach(point, file)
 
-    def _reason(self, path: bytes, now: Seen | OSError, file: ChangedFile) -> str:
+    def _reason(self, path: bytes, now: VisibleFile | OSError, file: ChangedFile) -> str:
         """Return why a path is left alone; empty if the container takes it from the base."""
         if isinstance(now, OSError):
             return live.ABSENT if now.errno in (errno.ENOENT, errno.ENOTDIR) else str(now.strerror)
@@ -279,8 +283,8 @@ class _Target:
             return live.OWN
         return ""
 
-    def _attach(self, point: str, file: ChangedFile, detach: int | None = None) -> Change:
-        return Change(point, detach, Source(file.source, *file.identity), (self._device, file.old_inode))
+    def _attach(self, point: str, file: ChangedFile, detach: int | None = None) -> MountChange:
+        return MountChange(point, detach, MountSource(file.source, *file.identity), (self._device, file.old_inode))
 
 
 def _root(container: Container, table: MountTable) -> Mount:
@@ -296,7 +300,7 @@ def _left_by(exc: OSError) -> _LeftAlone:
     return _LeftAlone("live-failed", f"its mount namespace cannot be changed: {exc.strerror or exc}")
 
 
-def _note(done: ContainerResult, change: Change, error: OSError | None) -> None:
+def _note(done: ContainerResult, change: MountChange, error: OSError | None) -> None:
     """Add a change to the result."""
     if error:
         done.left[change.path] = error.strerror or str(error)

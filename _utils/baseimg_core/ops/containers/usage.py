@@ -148,7 +148,14 @@ def _survey(engine: Engine, base: Base, record: Record | None, stopped: bool) ->
 
 
 def on_base(engine: Engine, base: Base, stopped: bool = True) -> list[Container]:
-    """Return every container on a base; with ``stopped`` also those that do not run."""
+    """
+    Return the containers on a base.
+
+    Args:
+        engine: The engine.
+        base: The base.
+        stopped: True to include those that do not run.
+    """
     images = {image.id for image in engine.images() if image.height(base.chain_id)}
     return [container for container in engine.containers(stopped) if _is_on(container, base, images)]
 
