@@ -176,3 +176,153 @@ def test_cached_answers_are_used_while_they_are_fresh(newer: bool) -> None:
     assert read(mine, at + 60, "12.2") is None  # changed since
     assert read({}, at) is None
     assert read({"baseimg.fixes": "an error"}, at) is None
+
+
+SECOND_CHAIN = {"chain_id": OTHER_CHAIN, "base": "corp/other:1", "bundle": "", "version": "1", "updates": {}}
+DEBIAN = {"id": "debian", "version": "12"}
+SECOND_STEP = {"libfoo": {"from": "1", "to": "2", "advisories": {CVE: "changelog"}}}
+
+
+def awaiting(updates: dict[str, Any], known: bool = True) -> dict[str, Any]:
+    return {"version": "12.2", "reason": "12.2 is declared", "held": False, "known": known, "updates": updates}
+
+
+def test_an_advisory_is_fixed_only_if_every_package_is() -> None:
+    """12.1 fixes it in openssl, 12.2 in libfoo: neither the declaration nor another node may make 12.1 green."""
+    ((state, nodes, do),) = grouped(ask({"a": answer(awaited=awaiting(SECOND_STEP))}))
+    assert (state, nodes, "state.apply" in do) == ("not here", ["a"], True)
+    newer = answer(version="12.2", updates={**UPDATES, **SECOND_STEP})
+    ((state, nodes, do),) = grouped(ask({"a": answer(), "b": newer}))
+    assert (state, nodes, "12.2" in do) == ("not here", ["a"], True)
+    again = {"openssl": {"from": "3.0.15-1", "to": "3.0.16-1", "advisories": {CVE: "changelog"}}}  # a fix of the fix
+    assert ask({"a": answer(awaited=awaiting(again))})["retcode"] == exposure.EXPOSED
+
+
+def test_one_package_is_named_and_another_one_only_elsewhere() -> None:
+    unread = {**UPDATES, "libfoo": {"from": "1", "to": "3", "advisories": {}, "unread": "no changelog"}}
+    other = answer(**{**SECOND_CHAIN, "updates": SECOND_STEP})
+    groups = grouped(ask({"a": answer(updates=unread), "b": other}))
+    assert [(state, nodes) for state, nodes, _do in groups] == [("unknown", ["a"])]
+
+
+def test_an_image_that_is_the_awaited_version_and_hides_its_fix() -> None:
+    """The awaited version is in its layers, and its own file, or that of its container, is over it."""
+    hidden = {"openssl": {"state": "overridden", "reason": "own", "paths": ["usr/bin/openssl"]}}
+    for hiding in ({"images": [{**image(), "has_awaited": True, "awaited_pending": hidden}]},
+                   {"containers": [{**container(), "has_awaited": True, "awaited_pending": hidden}],
+                    "images": [{**image(), "has_awaited": True}]}):  # fmt: skip
+        has = behind()
+        has["bases"][0] |= hiding
+        result = ask({"a": has})
+        ((state, _nodes, do),) = grouped(result)
+        assert (state, "rebuild" in do, len(result["groups"][0]["items"])) == ("overridden", True, 1)
+        has["bases"][0]["installed"] = {"openssl": "3.0.11-1"}
+        assert grouped(ask({"a": has}, None, "openssl<3.0.15-1"))[0][0] == "overridden"
+
+
+def test_what_the_awaited_version_keeps_of_the_live_one() -> None:
+    """An image of 12.2 hides the fix of 12.1 with files that are newer: 12.2 has the fix, too."""
+    newer = {"openssl": {"from": "3.0.15-1", "to": "3.0.16-1", "advisories": {}}}
+    hides = {"openssl": {"state": "overridden"}}
+    has = answer({**image(openssl=hides["openssl"]), "has_awaited": True}, awaited=awaiting(newer))
+    assert ask({"a": has})["retcode"] == 0
+    has["bases"][0]["images"][0]["awaited_pending"] = hides
+    assert ask({"a": has})["retcode"] == exposure.EXPOSED
+    older = {"openssl": {"from": "3.0.15-1", "to": "3.0.1-1", "advisories": {}}}
+    has = answer({**image(openssl=hides["openssl"]), "has_awaited": True}, awaited=awaiting(older))
+    assert ask({"a": has})["retcode"] == exposure.UNCERTAIN
+
+
+def test_a_version_in_another_base() -> None:
+    """Within one release of a distribution the order of versions decides; between two nobody knows."""
+    fixed = answer(distro=DEBIAN)
+
+    def other(version: str, **more: Any) -> dict[str, Any]:
+        return answer(**{**SECOND_CHAIN, "distro": DEBIAN, "installed": {"openssl": version}, **more})
+
+    ((state, nodes, do),) = grouped(ask({"a": fixed, "b": other("3.0.11-1")}))
+    assert (state, nodes) == ("not here", ["b"])
+    assert do == "build and roll out a version of corp/other:1 with openssl 3.0.15-1 or newer"
+    assert ask({"a": fixed, "b": other("3.0.15-1")})["retcode"] == 0
+    assert ask({"a": fixed, "b": other("3.0.16-1")})["retcode"] == 0
+    assert ask({"a": fixed, "b": other("", installed={})})["retcode"] == 0
+    for different in ({"distro": {"id": "debian", "version": "11"}}, {"manager": "rpm"}, {"distro": {}}):
+        result = ask({"a": fixed, "b": other("3.0.16-1", **different)})
+        assert (result["groups"][0]["state"], result["retcode"]) == ("unknown", exposure.UNCERTAIN)
+    changed = {"openssl": {"from": "3.0.9-1", "to": "3.0.11-1", "advisories": {}}}  # its changelogs were read
+    assert grouped(ask({"a": fixed, "b": other("3.0.11-1", updates=changed)}))[0][:2] == ("not here", ["b"])
+    changed["openssl"]["to"] = "3.0.16-1"
+    own = answer(image(openssl={"state": "split"}), **{**SECOND_CHAIN, "distro": DEBIAN, "updates": changed})
+    assert grouped(ask({"a": fixed, "b": own}))[0][:2] == ("split", ["b"])
+
+
+def test_a_package_that_an_update_removed() -> None:
+    """Containers on the older content still have it."""
+    removed = {"netcat": {"from": "1", "to": "", "advisories": {CVE: "operator"}}}
+    old = container(netcat={"state": "after restart", "reason": "the container runs on 12.0"})
+    result = ask({"a": answer(updates=removed, installed={}, containers=[old])})
+    assert grouped(result)[0][0] == "after restart"
+    asked = ask({"a": answer(updates=removed, installed={}, containers=[old])}, None, "netcat<2")
+    assert grouped(asked)[0][0] == "after restart"
+    assert ask({"a": answer(updates=removed, installed={})}, None, "netcat<2")["retcode"] == 0
+
+
+def test_images_on_a_base_that_only_other_nodes_declare() -> None:
+    """A covered base below does not hide them, unless it has the fix in effect there."""
+    java = {"image": "corp/app:1", "id": "sha256:corp/app:1", "chain_ids": [OTHER_CHAIN], "digests": []}
+    fixing = answer(**{**SECOND_CHAIN, "updates": SECOND_STEP, "version": "2"})
+    ((state, nodes, do),) = grouped(ask({"a": fixing, "b": {**answer(updates={}), "others": [java]}}))
+    assert (state, nodes, "declare" in do) == ("not here", ["b"], True)
+    same = answer(**{**SECOND_CHAIN, "updates": UPDATES, "version": "2"})
+    assert ask({"a": same, "b": {**answer(), "others": [java]}})["retcode"] == 0
+    hides = answer(image(openssl={"state": "split"}))
+    assert {group[0] for group in grouped(ask({"a": same, "b": {**hides, "others": [java]}}))} == {"not here", "split"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "code"),
+    [
+        ("libc6:amd64", "libc6", exposure.EXPOSED),
+        ("libc6:amd64", "libc6:amd64", exposure.EXPOSED),
+        ("libc6", "libc6:amd64", exposure.EXPOSED),
+        ("libc6:i386", "libc6:amd64", exposure.UNCERTAIN),
+        ("libc6.1", "libc6", exposure.UNCERTAIN),
+    ],
+)
+def test_packages_of_several_architectures(installed: str, asked: str, code: int) -> None:
+    updates = {installed: {"from": "1", "to": "2", "advisories": {}}}
+    hides = {installed: {"state": "overridden"}}
+    old = answer(installed={installed: "1"}, updates={})
+    fixed = answer(image(**hides), installed={installed: "2"}, updates=updates)
+    for reply in (old, fixed):
+        assert ask({"a": reply}, None, f"{asked}<2")["retcode"] == code
+
+
+def test_the_packages_of_images_outside_of_bases() -> None:
+    other = {"image": "redis:7", "id": "i", "chain_ids": [], "digests": [], "manager": "dpkg"}
+    for installed, code in ({"openssl": "3.0.11-1"}, 20), ({"openssl": "3.0.15-1"}, 0), ({}, 0):
+        answers = {"a": answer(installed={"openssl": "3.0.15-1"}), "b": {**answer(), "bases": []}}
+        answers["b"]["others"] = [{**other, "installed": installed}]
+        assert ask(answers, None, "openssl<3.0.15-1")["retcode"] == code
+    answers["b"]["others"] = [{**other, "unread": "the rpm database is damaged"}]
+    ((state, nodes, do),) = grouped(ask(answers, None, "openssl<3.0.15-1"))
+    assert (state, nodes, "damaged" in do) == ("unknown", ["b"], True)
+
+
+def test_the_packages_of_an_images_own_layers() -> None:
+    """Its database counts for packages that the base never changed, the files for those that it did."""
+    own = {**image(), "installed": {"curl": "7"}}
+    result = ask({"a": answer(own, installed={"openssl": "3.0.15-1"})}, None, "curl<8")
+    ((state, _nodes, do),) = grouped(result)
+    assert (state, "rebuild" in do) == ("overridden", True)
+    assert ask({"a": answer(own, installed={"curl": "8"})}, None, "curl<8")["retcode"] == exposure.EXPOSED
+    newer = {**image(), "installed": {"curl": "9"}}
+    assert ask({"a": answer(newer, installed={"curl": "7"})}, None, "curl<8")["retcode"] == 0
+    stale = {**image(), "installed": {"openssl": "3.0.11-1"}}  # its files are the base's
+    assert ask({"a": answer(stale, installed={"openssl": "3.0.15-1"})}, None, "openssl<3.0.15-1")["retcode"] == 0
+
+
+def test_two_versions_of_one_rpm_package() -> None:
+    reply = answer(manager="rpm", updates={}, installed={"kernel": "5.14-1, 5.14-3"})
+    assert ask({"a": reply}, None, "kernel<5.14-2")["retcode"] == exposure.EXPOSED
+    assert ask({"a": reply}, None, "kernel<5.14-1")["retcode"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from packageurl import PackageURL
 from baseimg_core.errors import ArgumentInvalid
 from baseimg_core.model.fixes import exposure, products
 from baseimg_core.model.fixes import query as fixes_query
+from baseimg_core.model.fixes.effect import State
 from baseimg_core.model.fixes.fleet import Fleet
 from baseimg_core.report import vex
 from baseimg_core.report.fixes import section
@@ -188,6 +190,75 @@ def test_a_fresh_reader_agrees_with_exposed() -> None:
         exposures = exposure.answer(fleet, fixes_query.parse(advisory, None)).exposures
         assert read == affected == {each.item.name.removesuffix(":1") for each in exposures if each.item}
     assert BASE in {observed.base for observed in fleet.observed}
+
+
+def test_an_unread_package_that_an_image_hides() -> None:
+    """The advisory is named by another node's bundle with the very same version."""
+    unread = {"openssl": {"from": "3.0.11-1", "to": "3.0.15-1", "advisories": {}, "unread": "no changelog"}}
+    hides = answer(pulled("reg.corp/app", openssl={"state": "overridden"}), updates=unread)
+    assert statuses(make({"a": answer(pulled("reg.corp/b")), "b": hides}))["reg.corp/app"] == "affected"
+
+
+def random_answer(choice: random.Random) -> dict[str, Any]:
+    """Return an answer with up to two bases, whose versions name one or two advisories, or none."""
+
+    def updates() -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name in choice.sample(["openssl", "zlib", "/opt/x"], choice.randint(0, 3)):
+            named = choice.choice([{}, {CVE: "changelog"}, {CVE: "operator", SECOND: "operator"}])
+            to = "" if name[0] == "/" else choice.choice(["2", "3", ""])
+            made[name] = {"from": "" if name[0] == "/" else "1", "to": to, "advisories": named}
+            if choice.random() < 0.3:
+                made[name]["unread"] = "no changelog"
+        return made
+
+    def pending() -> dict[str, Any]:
+        names = choice.sample(["openssl", "zlib", "/opt/x"], choice.randint(0, 1))
+        return {name: {"state": choice.choice(["overridden", "after restart", "unknown"])} for name in names}
+
+    bases = []
+    for chain in choice.sample("12", choice.randint(0, 2)):
+        items = []
+        for name in choice.sample(["a", "b", "c"], choice.randint(1, 3)):
+            has = {"has_awaited": choice.random() < 0.3, "awaited_pending": pending()}
+            items.append({**pulled(f"reg.corp/{name}"), **has, "pending": pending()})
+        containers = [{**container(), "image_id": items[0]["id"], "pending": pending()}]
+        awaited = {"version": "9", "reason": "9 is declared", "held": False, "known": choice.random() < 0.8}
+        base = {"chain_id": f"sha256:{chain * 64}", "base": f"corp/{chain}", "version": choice.choice("78")}
+        base |= {"updates": updates(), "awaited": {**awaited, "updates": updates()} if choice.random() < 0.5 else None}
+        base |= {"distro": {"id": "debian", "version": choice.choice(["11", "12"])}, "containers": containers}
+        base |= {"installed": {"openssl": choice.choice("123")}, "unknown": "damaged" if choice.random() < 0.1 else ""}
+        bases += answer(*items, **base)["bases"]
+    covered = {base["chain_id"] for base in bases}
+    others = [
+        {**pulled(f"reg.corp/{name}"), "chain_ids": [chain]}
+        for name in "abc"
+        for chain in ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
+        if chain not in covered and choice.random() < 0.3
+    ]
+    others = [{key: other[key] for key in ("image", "id", "digests", "chain_ids")} for other in others]
+    return {**answer(), "bases": bases, "others": others}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_documents_and_answers_agree(seed: int) -> None:
+    """Whatever nodes answer: an image is not affected only if nobody is exposed in it, and the other way round."""
+    choice = random.Random(seed)
+    answers = {node: random_answer(choice) for node in ("n1", "n2", "n3")}
+    fleet = fleet_of(answers)
+    stated = products.statements(fleet)
+    for advisory in (CVE, SECOND):
+        exposures = exposure.answer(fleet, fixes_query.parse(advisory, None)).exposures
+        exposed: set[str] = set()
+        uncertain: set[str] = set()
+        for each in exposures:
+            (uncertain if each.state is State.UNKNOWN else exposed).add(each.item.image_id)
+        ids = {digest_of(f"reg.corp/{name}"): f"sha256:reg.corp/{name}" for name in "abc"}
+        said = stated.get(advisory, {}).items()
+        affected = {ids[product.digest] for product, statement in said if statement.remedies}
+        doubtful = {ids[product.digest] for product, statement in said if statement.doubts}
+        expected = (exposed, uncertain - exposed) if said else (set(), set())
+        assert (affected, doubtful - affected) == expected
 
 
 def test_the_section_of_the_report() -> None:

@@ -8,55 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...display import counted, printable
-from ..packages.difference import is_older
-from .effect import State, state_of
-from .fleet import Fleet, Item, Observed, Updates
-from .query import Query
+from .effect import State
+from .fleet import Fleet, Item
+from .judge import AdvisoryJudge, Exposure, Knowledge, PackageJudge, of_other
+from .query import Query, matching
 
 EXPOSED, UNCERTAIN = 20, 21  # exit codes
 _LISTED = 10  # names of a group in the text for people
 _TARGETS = 20  # nodes that a command names
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """One image or container in which the fix is not in effect."""
-
-    #: The node.
-    node: str
-    #: The reference of the base.
-    base: str
-    #: The image or container; ``None`` for a node or base of which nothing is known.
-    item: Item | None
-    #: The state of the fix.
-    state: State
-    #: The package with the fix; empty if unknown.
-    package: str
-    #: The reason.
-    reason: str
-    #: The one thing to do.
-    remedy: str
-    #: Files that hide the fix.
-    paths: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data, without empty fields."""
-        named = {("container" if self.item.is_container else "image"): self.item.name} if self.item else {}
-        data = {"node": self.node, **named, "package": self.package, "reason": self.reason, "paths": list(self.paths)}
-        return {key: value for key, value in data.items() if value}
-
-
-@dataclass(slots=True)
-class Knowledge:
-    """What the answers together say of an advisory."""
-
-    #: By chain ID of a base: fixing package → new version, and the name of the version of the base.
-    fixed: dict[str, tuple[dict[str, str], str]] = field(default_factory=dict)
-
-    @property
-    def packages(self) -> dict[str, str]:
-        """The fixing packages of all bases, with their new versions."""
-        return {name: to for versions, _version in self.fixed.values() for name, to in versions.items()}
 
 
 @dataclass(slots=True)
@@ -70,164 +29,60 @@ class ExposureAnswer:
     #: True if a bundle names the advisory, or the package is known.
     is_known: bool = False
 
-
-def knowledge(fleet: Fleet, advisory: str) -> Knowledge:
-    """Collect what all nodes know of an advisory."""
-    known = Knowledge()
-    for observed in fleet.observed:
-        for updates, version in observed.sources:
-            if observed.chain_id not in known.fixed and (names := _fixing(updates, advisory)):
-                known.fixed[observed.chain_id] = ({name: updates[name]["to"] for name in names}, version)
-    return known
-
-
-def _fixing(updates: Updates, advisory: str) -> list[str]:
-    return [name for name, update in updates.items() if advisory in update["advisories"]]
+    def add(self, item: Item, exposure: Exposure | None) -> None:
+        """Add the judgement of an image or container."""
+        if exposure:
+            self.exposures.append(exposure)
+        else:
+            self.fixed["containers" if item.is_container else "images"] += 1
 
 
 def answer(fleet: Fleet, query: Query) -> ExposureAnswer:
     """Return the images and containers without a fix in effect, and the numbers of those with it."""
-    known = knowledge(fleet, query.advisory)
-    result = ExposureAnswer(is_known=bool(known.fixed))
+    return _of_package(fleet, query) if query.package else _of_advisory(fleet, query.advisory)
+
+
+def _of_advisory(fleet: Fleet, advisory: str) -> ExposureAnswer:
+    known = Knowledge(advisory)
     for observed in fleet.observed:
-        if query.package:
-            result.is_known |= bool(observed.installed and observed.installed.get(query.package))
-        judge = _PackageJudge(observed, query) if query.package else AdvisoryJudge(observed, query.advisory, known)
-        if judge.is_concerned:
-            for item in observed.items:
-                exposure = judge.exposure(item)
-                if exposure:
-                    result.exposures.append(exposure)
-                else:
-                    result.fixed["containers" if item.is_container else "images"] += 1
+        for updates, version in observed.sources:
+            known.add(observed, updates, version)
+    result = ExposureAnswer(is_known=bool(known.fixes))
+    for observed in fleet.observed:
+        judge = AdvisoryJudge(observed, known)
+        for item in observed.items if judge.is_concerned else ():
+            result.add(item, judge.exposure(item))
     result.exposures += undeclared(fleet, known)
     return result
 
 
+def _of_package(fleet: Fleet, query: Query) -> ExposureAnswer:
+    result = ExposureAnswer()
+    for observed in fleet.observed:
+        judge = PackageJudge(observed, query)
+        for item in observed.items:
+            if judge.concerns(item):
+                result.is_known |= not judge.is_unknown
+                result.add(item, judge.exposure(item))
+    for other in fleet.others:
+        if other.unread or any(matching(name, query.package) for name in other.item.installed):
+            result.is_known |= not other.unread
+            result.add(other.item, of_other(other.node, other.item, other.manager, other.unread, query))
+    return result
+
+
 def undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
-    """Yield the images on a base that other nodes fix, on nodes that do not declare it."""
-    for node, item, chain_ids in fleet.others:
-        for chain_id in chain_ids:
-            if chain_id in known.fixed:
-                versions, version = known.fixed[chain_id]
-                reason = f"its base is not declared on this node; {version} has the fix"
-                remedy = f"declare the base at {version} in the pillar of these nodes"
-                yield Exposure(node, chain_id[:19], item, State.NOT_HERE, next(iter(versions)), reason, remedy)
-                break
-
-
-class AdvisoryJudge:
-    """Judges the items of one base on one node for an advisory."""
-
-    def __init__(self, observed: Observed, advisory: str, known: Knowledge) -> None:
-        """
-        Args:
-            observed: The base on its node.
-            advisory: The advisory.
-            known: What all nodes know of it.
-        """
-        self._observed, self._advisory = observed, advisory
-        self._fixing = _fixing(observed.updates, advisory)
-        self._unnamed: list[str] = []
-        for name, to in known.packages.items():
-            update = observed.updates.get(name)
-            if update and name not in self._fixing and "unread" in update:
-                (self._fixing if update["to"] == to else self._unnamed).append(name)
-        self._elsewhere = known.fixed.get(observed.chain_id)
-
-    @property
-    def is_concerned(self) -> bool:
-        """True if the base, in some version, has the fix, or may have it."""
-        observed = self._observed
-        is_unread = bool(observed.awaited and not observed.awaited.known)
-        return bool(self._fixing or self._unnamed or self._elsewhere or observed.unknown or is_unread)
-
-    def exposure(self, item: Item) -> Exposure | None:
-        """Return the exposure of an item of a concerned base; ``None`` if the fix is in effect."""
-        observed, awaited = self._observed, self._observed.awaited
-        if self._fixing:
-            return _worst(observed, item, self._fixing)
-        if observed.unknown:
-            return _unknown(observed, item, "", observed.unknown)
-        if awaited and item.has_awaited:
-            return None
-        if awaited and (names := _fixing(awaited.updates, self._advisory)):
-            return _not_here(observed, item, names[0], awaited.version)
-        if self._elsewhere:
-            return _not_here(observed, item, next(iter(self._elsewhere[0])), self._elsewhere[1])
-        if awaited and not awaited.known:
-            return _unknown(observed, item, "", awaited.reason)
-        name = self._unnamed[0]
-        return _unknown(observed, item, name, f"the update of {name} names no advisories: build it with fixes=")
-
-
-class _PackageJudge:
-    """Judges the items of one base on one node for the version of a package."""
-
-    def __init__(self, observed: Observed, query: Query) -> None:
-        self._observed, self._query = observed, query
-
-    @property
-    def is_concerned(self) -> bool:
-        """True if the base has the package, or may have it."""
-        observed = self._observed
-        return observed.installed is None or bool(observed.unknown or observed.installed.get(self._query.package))
-
-    def exposure(self, item: Item) -> Exposure | None:
-        """Return the exposure of an item; ``None`` if it shows a version that is not affected."""
-        observed, name = self._observed, self._query.package
-        if observed.unknown or observed.installed is None or not observed.manager:
-            return _unknown(observed, item, name, observed.unknown or "the versions of its packages are unknown")
-        installed = observed.installed[name]
-        if is_older(observed.manager, installed, self._query.version):
-            awaited = observed.awaited
-            update = awaited.updates.get(name) if awaited else None
-            if awaited and update and not is_older(observed.manager, update["to"], self._query.version):
-                return None if item.has_awaited else _not_here(observed, item, name, awaited.version)
-            remedy = f"build and roll out a version of {observed.base} with {name} {self._query.version} or newer"
-            reason = f"the base has {name} {installed}"
-            return Exposure(observed.node, observed.base, item, State.NOT_HERE, name, reason, remedy)
-        update = observed.updates.get(name)
-        if update and update["from"] and not is_older(observed.manager, update["from"], self._query.version):
-            return None  # not even the old version is affected
-        return _worst(observed, item, [name])
-
-
-def _worst(observed: Observed, item: Item, names: Iterable[str]) -> Exposure | None:
-    """Return the worst exposure by updates that are here; ``None`` if all are in effect."""
-    states = [(state_of(item.pending[name]["state"]), name) for name in names if name in item.pending]
-    if not states:
-        return None
-    state, name = min(states, key=lambda pair: pair[0].rank)
-    pending = item.pending[name]
-    reason, paths = str(pending.get("reason", "")), tuple(map(str, pending.get("paths", ())))
-    remedy = _remedy(state, observed, name, reason)
-    return Exposure(observed.node, observed.base, item, state, name, reason, remedy, paths)
-
-
-def _remedy(state: State, observed: Observed, name: str, reason: str) -> str:
-    if state is State.AFTER_RESTART:
-        return "stop and start the containers, or declare containers: restart and run state.apply baseimg"
-    if state in (State.OVERRIDDEN, State.SPLIT):
-        return f"rebuild the images on {observed.base} {observed.version}; create containers with own files again"
-    if state is State.MASKED:
-        return f"declare a version of the masking base that was built on {observed.version}"
-    return f"find out: {reason}"
-
-
-def _unknown(observed: Observed, item: Item, package: str, reason: str) -> Exposure:
-    return Exposure(observed.node, observed.base, item, State.UNKNOWN, package, reason, f"find out: {reason}")
-
-
-def _not_here(observed: Observed, item: Item, package: str, version: str) -> Exposure:
-    awaited = observed.awaited
-    reason = f"this node shows {observed.version}, the fix is in {version}"
-    remedy = f"roll out {version}: salt-run baseimg.rollout {observed.base} \"'{version}'\""
-    if awaited and awaited.version == version:
-        reason, remedy = awaited.reason, "converge the nodes: state.apply baseimg"
-        if awaited.held:
-            remedy = f"lift the hold: salt-run baseimg.unhold {observed.base} \"'{version}'\""
-    return Exposure(observed.node, observed.base, item, State.NOT_HERE, package, reason, remedy)
+    """Yield the images on a base that other nodes fix, on nodes that do not declare it; not if they show the fix."""
+    for chain_id in sorted({fix.chain_id for fixes in known.fixes.values() for fix in fixes}):
+        fixes = known.of_base(chain_id)
+        for other in fleet.others_on(chain_id):
+            judges = [(AdvisoryJudge(observed, known), item) for observed, item in fleet.covering(other)]
+            lacking = [name for name in fixes if not any(judge.shows(name, item) for judge, item in judges)]
+            if lacking:
+                fix = fixes[lacking[0]]
+                reason = f"its base is not declared on this node; {fix.version} has the fix"
+                remedy = f"declare the base at {fix.version} in the pillar of these nodes"
+                yield Exposure(other.node, fix.base, other.item, State.NOT_HERE, fix.package, reason, remedy)
 
 
 def as_dict(

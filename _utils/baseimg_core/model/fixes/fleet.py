@@ -13,8 +13,9 @@ FORMAT = 1
 INVALID = "answer-invalid"
 _UPDATES = {"*": {"from": str, "to": str, "advisories": {"*": str}, "unread?": str}}
 _PENDING = {"*": {"state": str, "reason?": str, "paths?": [str], "hidden?": int}}
-_IMAGE = {"image": str, "id": str, "digests": [str], "has_awaited": bool, "pending": _PENDING}
-_CONTAINER = {"container": str, "image": str, "image_id": str, "has_awaited": bool, "pending": _PENDING}
+_ITEM = {"has_awaited": bool, "pending": _PENDING, "awaited_pending?": _PENDING, "installed?": {"*": str}}
+_IMAGE = {"image": str, "id": str, "digests": [str], **_ITEM}
+_CONTAINER = {"container": str, "image": str, "image_id": str, **_ITEM}
 _BASE = {
     **dict.fromkeys(("base", "chain_id", "version", "bundle", "manager", "unknown", "activated", "signed_by"), str),
     "updates": {},
@@ -24,7 +25,15 @@ _BASE = {
     "distro?": {"*": str},
 }
 _AWAITED = {"version": str, "reason": str, "held": bool, "known": bool, "updates": {}}
-_OTHER = {"image": str, "id": str, "chain_ids": [str], "digests?": [str]}
+_OTHER = {
+    "image": str,
+    "id": str,
+    "chain_ids": [str],
+    "digests?": [str],
+    "manager?": str,
+    "installed?": {"*": str},
+    "unread?": str,
+}
 _ANSWER = {
     "format": int,
     "at": str,
@@ -53,6 +62,26 @@ class Item:
     has_awaited: bool
     #: The updates that are not in effect, by package.
     pending: Mapping[str, Mapping[str, Any]]
+    #: The updates of the awaited version that are not in effect, if the image has that version itself.
+    awaited_pending: Mapping[str, Mapping[str, Any]]
+    #: Versions in the database of its own layers of the packages that were asked for.
+    installed: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """An image with layers that belong to no known base of its node."""
+
+    #: The node.
+    node: str
+    #: The image.
+    item: Item
+    #: The chain IDs of these layers.
+    chain_ids: tuple[str, ...]
+    #: The package manager; empty if no packages were asked for, or without a database.
+    manager: str
+    #: Why its database cannot be read; empty if it can.
+    unread: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +142,8 @@ class Fleet:
 
     #: The bases on the nodes.
     observed: list[Observed] = field(default_factory=list)
-    #: Images on none of these bases: node, image and chain IDs.
-    others: list[tuple[str, Item, tuple[str, ...]]] = field(default_factory=list)
+    #: Images with layers that belong to none of these bases.
+    others: list[Other] = field(default_factory=list)
     #: Nodes that answered.
     answered: set[str] = field(default_factory=set)
     #: Why nothing, or not everything, is known of a node.
@@ -123,6 +152,11 @@ class Fleet:
     _shared: dict[Any, Any] = field(default_factory=dict)
     #: The distinct updates of bases.
     _updates: list[Updates] = field(default_factory=list)
+    #: The bases by node.
+    _by_node: dict[str, list[Observed]] = field(default_factory=dict)
+    #: The others by chain ID, and the number of others that it was made of.
+    _by_chain: dict[str, list[Other]] = field(default_factory=dict)
+    _indexed: int = 0
 
     def add(self, node: str, answer: object) -> None:
         """
@@ -143,11 +177,8 @@ class Fleet:
             return
         self.answered.add(node)
         self.observed += observed
-        for other in answer["others"]:
-            chain_ids = self._same(tuple(self._same(str(chain_id)) for chain_id in other["chain_ids"]))
-            digests = self._same(tuple(other.get("digests", ())))
-            item = Item(False, self._same(other["image"]), self._same(other["id"]), digests, False, _NOTHING)
-            self.others.append((node, item, chain_ids))
+        self._by_node.setdefault(node, []).extend(observed)
+        self.others += [self._other(node, other) for other in answer["others"]]
         if answer["errors"]:
             error = answer["errors"][0]
             self.silent[node] = printable(f"{error['base'] or 'an engine'}: {error['error']}", 300)
@@ -159,28 +190,8 @@ class Fleet:
             fields = {key: base["awaited"][key] for key in ("version", "reason", "held", "known")}
             awaited = Awaited(**fields, updates=self._same_updates(base["awaited"]["updates"]))
         texts = {key: self._same(base[key]) for key in ("base", "chain_id", "version", "bundle", "manager", "unknown")}
-        items = [
-            Item(
-                False,
-                self._same(image["image"]),
-                self._same(image["id"]),
-                self._same(tuple(image["digests"])),
-                image["has_awaited"],
-                image["pending"] or _NOTHING,
-            )
-            for image in base["images"]
-        ]
-        items += [
-            Item(
-                True,
-                item["container"],
-                self._same(item["image_id"]),
-                (),
-                item["has_awaited"],
-                item["pending"] or _NOTHING,
-            )
-            for item in base["containers"]
-        ]
+        items = [self._item(image, False) for image in base["images"]]
+        items += [self._item(container, True) for container in base["containers"]]
         updates = self._same_updates(base["updates"])
         distro = self._same(tuple(sorted(base.get("distro", {}).items())))
         return Observed(
@@ -188,10 +199,48 @@ class Fleet:
             **texts,
             updates=updates,
             awaited=awaited,
-            installed=base.get("installed"),
+            installed=self._same_installed(base.get("installed")),
             distro=dict(distro),
             items=tuple(items),
         )
+
+    def _item(self, raw: Mapping[str, Any], is_container: bool) -> Item:
+        name, image_id = (raw["container"], raw["image_id"]) if is_container else (raw["image"], raw["id"])
+        return Item(
+            is_container,
+            self._same(name),
+            self._same(image_id),
+            self._same(tuple(raw.get("digests", ()))),
+            raw.get("has_awaited", False),
+            raw.get("pending") or _NOTHING,
+            raw.get("awaited_pending") or _NOTHING,
+            raw.get("installed") or _NO_VERSIONS,
+        )
+
+    def _other(self, node: str, raw: Mapping[str, Any]) -> Other:
+        chain_ids = self._same(tuple(self._same(str(chain_id)) for chain_id in raw["chain_ids"]))
+        return Other(node, self._item(raw, False), chain_ids, raw.get("manager", ""), raw.get("unread", ""))
+
+    def others_on(self, chain_id: str) -> list[Other]:
+        """Return the images with a layer of this chain ID that belongs to no known base of their node."""
+        for other in self.others[self._indexed :]:
+            for each in other.chain_ids:
+                self._by_chain.setdefault(each, []).append(other)
+        self._indexed = len(self.others)
+        return self._by_chain.get(chain_id, [])
+
+    def covering(self, other: Other) -> list[tuple[Observed, Item]]:
+        """Return the bases on its node that an image is on, with its item in their answers."""
+        return [
+            (observed, item)
+            for observed in self._by_node.get(other.node, ())
+            for item in observed.items
+            if item.image_id == other.item.image_id and not item.is_container
+        ]
+
+    def _same_installed(self, installed: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Return one mapping for equal versions: nodes on one version of a base have the same."""
+        return None if installed is None else self._shared.setdefault(tuple(sorted(installed.items())), installed)
 
     def _same(self, value: _T) -> _T:
         """Return one object for equal values: nodes repeat names, IDs and digests."""
@@ -214,3 +263,4 @@ def _check(answer: Mapping[str, Any]) -> None:
 
 
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}
+_NO_VERSIONS: Mapping[str, str] = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..stack import ids
 from .effect import State
-from .exposure import AdvisoryJudge, Exposure, Knowledge, undeclared
-from .fleet import Fleet, Item, Observed, Updates
+from .exposure import undeclared
+from .fleet import Fleet, Item, Observed
+from .judge import AdvisoryJudge, Exposure, Knowledge
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,11 @@ class _Assessment:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._knowledge = _all_knowledge(fleet)
-        items = [item for _node, item, _chain_ids in fleet.others]
+        self._advisories: dict[str, list[str]] = {}
+        for advisory, known in self._knowledge.items():
+            for name in known.fixes:
+                self._advisories.setdefault(name, []).append(advisory)
+        items = [other.item for other in fleet.others]
         items += [item for observed in fleet.observed for item in observed.items[::-1]]
         # one product for each image, whatever its name: one node must not clear an image that another node reports
         self._names = {item.image_id: _product(item) for item in items}
@@ -105,12 +110,11 @@ class _Assessment:
                     self._merged.add((product, kind, item.has_awaited))
                     for advisory, statement in self._outcomes(kind, observed, item).items():
                         self._statement(advisory, product).update(statement)
-                if item.pending:
+                if item.pending or item.awaited_pending:
                     self._add_pending(observed, item, product)
         for advisory, known in self._knowledge.items():
             for exposure in undeclared(self._fleet, known):
-                if exposure.item:
-                    self._statement(advisory, self._product(exposure.item)).add(exposure)
+                self._statement(advisory, self._product(exposure.item)).add(exposure)
         return self._result
 
     def _product(self, item: Item) -> Product:
@@ -124,29 +128,25 @@ class _Assessment:
         """Return the statement of each advisory for an item of this kind that hides nothing."""
         key = (*kind, item.has_awaited)
         if key not in self._kinds:
-            plain = Item(item.is_container, item.name, item.image_id, item.digests, item.has_awaited, {})
+            plain = replace(item, pending={}, awaited_pending={})
             outcomes = {}
             for advisory, known in self._knowledge.items():
-                judge = AdvisoryJudge(observed, advisory, known)
+                judge = AdvisoryJudge(observed, known)
                 if judge.is_concerned:
                     outcomes[advisory] = statement = Statement()
                     if exposure := judge.exposure(plain):
                         statement.add(exposure)
                     elif observed.bundle:
                         statement.bundles.add(observed.bundle)
-                    statement.packages.update(_packages(observed, advisory))
+                    statement.packages.update(_packages(observed, known))
             self._kinds[key] = outcomes
         return self._kinds[key]
 
     def _add_pending(self, observed: Observed, item: Item, product: Product) -> None:
-        advisories = {
-            advisory
-            for name in item.pending
-            if name in observed.updates
-            for advisory in observed.updates[name]["advisories"]
-        }
-        for advisory in advisories:
-            if exposure := AdvisoryJudge(observed, advisory, self._knowledge[advisory]).exposure(item):
+        # an advisory may be named by another node's bundle only
+        names = {*item.pending, *item.awaited_pending}
+        for advisory in sorted({advisory for name in names for advisory in self._advisories.get(name, ())}):
+            if exposure := AdvisoryJudge(observed, self._knowledge[advisory]).exposure(item):
                 self._statement(advisory, product).add(exposure)
 
 
@@ -161,6 +161,9 @@ def _kind(observed: Observed) -> tuple[object, ...]:
         observed.bundle,
         observed.unknown,
         id(observed.updates),
+        id(observed.installed),
+        observed.manager,
+        tuple(sorted(observed.distro.items())),
         declared,
     )
 
@@ -173,27 +176,16 @@ def _all_knowledge(fleet: Fleet) -> dict[str, Knowledge]:
         for updates, version in observed.sources:
             if (observed.chain_id, id(updates)) not in collected:
                 collected.add((observed.chain_id, id(updates)))
-                for advisory, names in _by_advisory(updates).items():
-                    fixed = known.setdefault(advisory, Knowledge()).fixed
-                    fixed.setdefault(observed.chain_id, ({name: updates[name]["to"] for name in names}, version))
+                for advisory in {advisory for update in updates.values() for advisory in update["advisories"]}:
+                    known.setdefault(advisory, Knowledge(advisory)).add(observed, updates, version)
     return dict(sorted(known.items()))
 
 
-def _by_advisory(updates: Updates) -> dict[str, list[str]]:
-    named: dict[str, list[str]] = {}
-    for name, update in updates.items():
-        for advisory in update["advisories"]:
-            named.setdefault(advisory, []).append(name)
-    return named
-
-
-def _packages(observed: Observed, advisory: str) -> Iterator[FixedPackage]:
+def _packages(observed: Observed, known: Knowledge) -> Iterator[FixedPackage]:
     for updates, _version in observed.sources:
         for name, update in updates.items():
-            if advisory in update["advisories"] and not name.startswith("/"):
-                yield FixedPackage(
-                    observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"]
-                )
+            if name in known.fixes and not name.startswith("/"):
+                yield FixedPackage(observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"])
 
 
 def _product(item: Item) -> Product:

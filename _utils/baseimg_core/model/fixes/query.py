@@ -48,3 +48,11 @@ def parse(advisory: object, package: object) -> Query:
     if match is None:
         raise wrong("package", package, "'NAME<VERSION', such as 'openssl<3.0.15-1'")
     return Query(package=match[1], version=match[2])
+
+
+def matching(name: str, asked: str) -> bool:
+    """True if an installed package is the one that was asked for; dpkg adds an architecture if it has several."""
+    own, _, architecture = name.partition(":")
+    asked_name, _, asked_architecture = asked.partition(":")
+    is_any = not architecture or not asked_architecture
+    return own == asked_name and (is_any or architecture == asked_architecture)
