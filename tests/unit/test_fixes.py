@@ -119,9 +119,10 @@ def test_without_what_the_bundles_judged_the_contents_are_read(node: NestNode) -
 def test_a_second_step_keeps_the_fixes_of_the_first(node: NestNode) -> None:
     node.converge(OS, "2")
     node.fixes = {"zlib": ("CVE-2024-9999",)}
+    kept = {"etc/v": "2"}  # the file that the first bundle named as a fix
     second = [node.root / "targets/corp-os:1-2.0"]
     third = node.root / "targets/third"
-    files(base("3"))(third)
+    files(base("3", **kept))(third)
     node.bundle_from(OS, "3", (digest(f"{OS} 2".encode()),), second, [third], (digest(b"3"),))
     awaited = answer(node, "3")["awaited"]["updates"]
     assert (awaited["zlib"]["from"], awaited["openssl"]["advisories"]) == ("2", {})
@@ -146,7 +147,7 @@ def test_a_node_behind_and_a_held_version(node: NestNode) -> None:
     hold.hold(node.context, OS, "2", "shop does not start")
     held = answer(node, "2")["awaited"]
     assert (held["held"], held["reason"]) == (True, "2 is held on this node: shop does not start")
-    assert summary.pending({"bases": [answer(node, "2")]})[OS] == {"CORP-1": 4, "CVE-2024-5535": 4}
+    assert summary.pending({"bases": [answer(node, "2")], "errors": []})[OS] == {"CORP-1": 4, "CVE-2024-5535": 4}
 
 
 def test_containers_on_older_content_and_with_own_files(node: NestNode, tmp_path: Path) -> None:
@@ -259,8 +260,9 @@ def test_the_number_of_metrics_is_bounded() -> None:
         "images": [item],
         "containers": [],
         "awaited": None,
+        "unknown": "",
     }
-    counts = summary.pending({"bases": [base]})[OS]
+    counts = summary.pending({"bases": [base], "errors": []})[OS]
     assert (len(counts), counts["other"]) == (summary.MAX_ADVISORIES + 1, 1)
 
 
@@ -330,3 +332,177 @@ def test_an_sbom_names_what_scanners_look_for(tmp_path: Path) -> None:
     ]
     properties = {each["name"]: each["value"] for each in packages[0]["properties"]}
     assert properties == {"aquasecurity:trivy:SrcName": "openssl", "aquasecurity:trivy:SrcVersion": "3.1-1"}
+
+
+def build(node: NestNode, version: str, content: dict[str, str], from_version: str) -> None:
+    """Declare a bundle between two versions of the base."""
+    target = node.root / f"targets/corp-os-{version}"
+    files(content)(target)
+    source = [node.root / f"targets/corp-os:1-{from_version}.0"]
+    start = (digest(f"{OS} {from_version}".encode()),)
+    node.bundle_from(OS, version, start, source, [target], (digest(version.encode()),))
+
+
+def test_a_fix_by_path_ends_with_the_file(node: NestNode) -> None:
+    """A later bundle that brings another file, and names no advisory, may undo the fix."""
+    node.converge(OS, "2")
+    assert "/etc/v" not in states(answer(node)).get("corp/plain:1", {})
+    node.fixes = {}
+    build(node, "3", base("3", **{"etc/v": "1"}), "2")
+    node.converge(OS, "3")
+    assert states(answer(node))["corp/plain:1"] == {"/etc/v": "unknown"}
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_fix_that_removes_files_and_packages(node: NestNode, recorded: bool) -> None:
+    """An image with a copy of a removed file does not have the fix, nor has a container."""
+    content = base("2")
+    for name in ("usr/lib/libz.so", "usr/bin/openssl", "var/lib/dpkg/info/zlib.list"):
+        del content[name]
+    kept = content["var/lib/dpkg/status"].split("\n\n")
+    content["var/lib/dpkg/status"] = "\n\n".join(stanza for stanza in kept if "Package: zlib" not in stanza)
+    node.fixes = {"zlib": ("CVE-2024-1",), "openssl": ("CVE-2024-2",), "/usr/bin/openssl": ("CORP-2",)}
+    node.version(OS, "4", [], files(content))
+    node.converge(OS, "4")
+    if not recorded:
+        os.unlink(bases.locate(node.engine, OS).store.layout.delivered)
+    judged = answer(node)
+    assert (judged["updates"]["zlib"]["from"], judged["updates"]["zlib"]["to"]) == ("1", "")
+    assert (judged["updates"]["zlib"]["advisories"] == {"CVE-2024-1": "operator"}) is recorded
+    path = {"/usr/bin/openssl": "overridden"} if recorded else {}
+    assert states(judged) == {
+        "corp/same:1": {"zlib": "overridden"},
+        "corp/split:1": {"openssl": "split", **path},
+        "corp/own:1": {"openssl": "overridden", **path},
+    }
+
+
+def test_permissions_of_a_directory(node: NestNode) -> None:
+    """An image with the directory in a layer of its own keeps the old permissions."""
+    node.image("corp/dir:1", OS, files({"usr/lib/app": "own"}))
+
+    def fill(root: Path) -> None:
+        files(base("2"))(root)
+        (root / "usr/lib").chmod(0o700)
+        os.utime(root / "usr/lib", (1, 1))
+
+    node.fixes = {"/usr/lib": ("CORP-3",)}
+    node.version(OS, "5", [], fill)
+    node.converge(OS, "5")
+    judged = states(answer(node))
+    assert judged["corp/dir:1"] == {"/usr/lib": "split"}  # the files below it are new
+    assert "corp/plain:1" not in judged
+
+
+def test_volumes_below_a_merged_usr(node: NestNode) -> None:
+    for base_image in node.stacks[OS]:
+        (base_image / "lib").symlink_to("usr/lib")
+        (base_image / "loop").symlink_to("loop")
+    node.version(OS, "2", [], files(base("2")), lambda root: (root.mkdir(), (root / "lib").symlink_to("usr/lib")))
+    node.converge(OS, "2")
+    stopped = {"image_id": "corp/plain:1", "pid": 0, "state": "exited"}
+    node.engine.running = [
+        Container(id=name, name=name, volumes={volume: "vol"}, upper=str(node.root / "none"), **stopped)
+        for name, volume in (("lib", "/lib"), ("dots", "/usr/../lib/"), ("loop", "/loop"), ("file", "/lib/libz.so"))
+    ]
+    (node.root / "none").mkdir()
+    hidden = {"openssl": "split", "zlib": "overridden"}
+    assert states(answer(node), "containers") == {"lib": hidden, "dots": hidden, "file": {"zlib": "overridden"}}
+
+
+def test_an_image_that_is_the_declared_version(node: NestNode, tmp_path: Path) -> None:
+    """Its own layers have the fix, unless layers above them, its container or a volume hide it."""
+    node.image("corp/os:2", OS, files(base("2")))
+    node.image("corp/clean:1", "corp/os:2", files({"app": "1"}))
+    node.image("corp/hides:1", "corp/os:2", files({"usr/bin/openssl": "own"}))
+    target = node.engine.image("corp/os:2")
+    node.bundle_from(
+        OS, "2", node.engine.image(OS).diff_ids, node.stacks[OS], node.stacks["corp/os:2"], target.diff_ids
+    )
+    own = tmp_path / "own"
+    files({"usr/lib/libz.so": "own"})(own)
+    stopped = {"pid": 0, "state": "exited", "image_id": "corp/clean:1"}
+    node.engine.running = [
+        Container(id="1", name="own", upper=str(own), **stopped),
+        Container(id="2", name="volume", volumes={"/usr/lib": "vol"}, upper=str(tmp_path / "none"), **stopped),
+    ]
+    (tmp_path / "none").mkdir()
+    judged = answer(node, "2")
+    items = [*judged["images"], *judged["containers"]]
+    has = {item.get("image") if "digests" in item else item["container"]: item for item in items}
+    assert {name for name, item in has.items() if item["has_awaited"]} >= {"corp/clean:1", "corp/hides:1", "own"}
+    hidden = {name: {key: each["state"] for key, each in item.get("awaited_pending", {}).items()}
+              for name, item in has.items() if item["has_awaited"]}  # fmt: skip
+    assert hidden["corp/clean:1"] == {}
+    assert hidden["corp/hides:1"] == {"openssl": "split"}
+    assert hidden["own"] == {"zlib": "overridden"}
+    assert hidden["volume"] == {"openssl": "split", "zlib": "overridden"}
+    counts = summary.pending({"bases": [judged], "errors": []})[OS]
+    assert counts["CVE-2024-5535"] == len(items) - 3  # hides, volume, and those without the version
+
+
+def test_an_image_on_another_base_above_is_listed(node: NestNode) -> None:
+    """Another node may know a fix of that base."""
+    node.image(JAVA, OS, files({"opt/java": "1"}))
+    node.image("corp/app:1", JAVA, files({"app": "1"}))
+    node.converge(OS, "2")
+    covered = bases.locate(node.engine, OS).chain_id
+    others = {other["image"]: other["chain_ids"] for other in ops_fixes.fixes(node.context, {})["others"]}
+    java = list(node.engine.image("corp/app:1").chain_ids)
+    assert others["corp/app:1"] == [chain for chain in java if chain != covered]
+    assert OS not in others
+
+
+def test_packages_of_images(node: NestNode) -> None:
+    """The base's database is always listed, an image's own only for packages that were asked for."""
+    status = base("1")["var/lib/dpkg/status"] + "\nPackage: curl\nStatus: install ok installed\nVersion: 7\n"
+    node.image("corp/apt:1", OS, files({"var/lib/dpkg/status": status}))
+    node.image("redis:7", "", files({"var/lib/dpkg/status": status, "redis": "1"}))
+    node.converge(OS, "2")
+    result = ops_fixes.fixes(node.context, {}, installed=["curl", "openssl:amd64"])
+    (judged,) = result["bases"]
+    assert judged["installed"] == dict.fromkeys(PACKAGES, "2")
+    own = {image["image"]: image["installed"] for image in judged["images"] if "installed" in image}
+    assert own == {"corp/apt:1": {"curl": "7", "openssl": "1"}}
+    (redis,) = [other for other in result["others"] if other["image"] == "redis:7"]
+    assert (redis["manager"], redis["installed"]) == ("dpkg", {"curl": "7", "openssl": "1"})
+    assert all("installed" not in image for image in ops_fixes.fixes(node.context, {})["bases"][0]["images"])
+
+
+def test_what_is_unknown_is_in_the_metric(node: NestNode) -> None:
+    item = {"image": "a", "has_awaited": False, "pending": {}}
+    plain = {"base": OS, "updates": {}, "images": [item], "containers": [item], "awaited": None, "unknown": ""}
+    assert summary.pending({"bases": [plain], "errors": []}) == {OS: {}}
+    assert summary.pending({"bases": [{**plain, "unknown": "damaged"}], "errors": []}) == {OS: {"unknown": 2}}
+    awaited = {"known": False, "updates": {}}
+    assert summary.pending({"bases": [{**plain, "awaited": awaited}], "errors": []}) == {OS: {"unknown": 2}}
+    unjudged = [{"base": JAVA, "error": "unreadable"}, {"base": "", "error": "a store"}]
+    assert summary.pending({"bases": [], "errors": unjudged}) == {JAVA: {"unknown": 1}, "": {"unknown": 1}}
+
+
+def test_a_directory_that_is_named_as_a_fix(node: NestNode) -> None:
+    """Every file below it counts, also for a later bundle."""
+    node.image("corp/jar:1", OS, files({"opt/app/lib/x.jar": "own"}))
+    node.fixes = {"/opt/app": ("CORP-4",)}
+    node.version(OS, "6", [], files({**base("2"), "opt/app/lib/x.jar": "new"}))
+    node.converge(OS, "6")
+    assert states(answer(node))["corp/jar:1"] == {"/opt/app": "overridden"}
+    node.fixes = {}
+    build(node, "7", {**base("2"), "opt/app/lib/x.jar": "other"}, "6")
+    node.converge(OS, "7")
+    assert states(answer(node))["corp/plain:1"] == {"/opt/app": "unknown"}
+
+
+def test_a_removed_package_is_no_component(node: NestNode) -> None:
+    """The database of an image may still list a package that the base no longer has."""
+    node.image("corp/stale:1", OS, files({"var/lib/dpkg/status": base("1")["var/lib/dpkg/status"]}))
+    content = base("2")
+    del content["usr/lib/libz.so"], content["var/lib/dpkg/info/zlib.list"]
+    stanzas = content["var/lib/dpkg/status"].split("\n\n")
+    content["var/lib/dpkg/status"] = "\n\n".join(each for each in stanzas if "Package: zlib" not in each)
+    node.fixes = {}
+    node.version(OS, "8", [], files(content))
+    node.converge(OS, "8")
+    made = report_sbom.document(sbom.facts(node.context, "corp/stale:1"), "web1", "0.2.0")
+    cyclonedx.validate(made)
+    assert {each["name"]: each["version"] for each in made["components"]} == {"openssl": "2", "gcc-base": "2"}

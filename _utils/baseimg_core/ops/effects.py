@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from ..context import Context
 from ..disk.containers import live
 from ..disk.fixes import delivered
-from ..disk.impact.layer_scan import LayerScanner
 from ..disk.packages import databases
 from ..disk.packages import fixes as disk_fixes
 from ..disk.stack.compare import compare
@@ -21,14 +20,12 @@ from ..engine.base import Image
 from ..errors import LayerUnsupported, RecordInvalid
 from ..model.fixes import effect
 from ..model.fixes.effect import Effect
-from ..model.impact import overrides
-from ..model.impact.overrides import ExpectedPath, ExpectedPaths
-from ..model.impact.path_class import IGNORED, classify
 from ..model.packages import difference
 from ..model.packages.difference import Packages
 from ..model.store.record import Generation, Record
 from . import bases, verdicts
 from .bases import Base
+from .updated_files import UpdatedFiles
 
 _NO_DATABASE = "the base has no package database that can be read"
 
@@ -43,10 +40,8 @@ class LiveEffects:
             base: The base.
         """
         self._context, self._base = context, base
-        self._scanner: LayerScanner | None = None
-        self._hidden: dict[tuple[str, ...], Mapping[bytes, str]] = {}
-        # the files of all updates that count, filled with _owned
-        self._entries: dict[bytes, ExpectedPath] = {}
+        # by the layers of a version and its packages
+        self._versions: dict[tuple[str, ...], UpdatedFiles] = {}
 
     @cached_property
     def stored(self) -> Record | None:
@@ -123,8 +118,11 @@ class LiveEffects:
             upper: The container's own directory; empty for an image.
             volumes: The mount points of the container's volumes.
         """
+        files = self._files
+        if files is None:
+            return self.every(effect.unknown(self.unknown))
         try:
-            return self._effects(self._hidden_by(image, upper, volumes))
+            return _effects(files, self._hidden_by(files, image, upper, volumes))
         except LayerUnsupported as exc:
             return self.every(effect.unknown(f"its layers cannot be read: {exc.message}"))
 
@@ -132,14 +130,12 @@ class LiveEffects:
         """Return one effect for all updates."""
         return dict.fromkeys(effect.updates(self.packages) if self.packages else (), each)
 
-    def _effects(self, hidden: Mapping[bytes, str]) -> dict[str, Effect]:
-        """Return the effect of every update for an image that hides some paths."""
-        if self.unknown:
-            return self.every(effect.unknown(self.unknown))
-        return {
-            name: effect.unknown("no list of its files is known") if owned is None else effect.of_files(owned, hidden)
-            for name, owned in self._owned.items()
-        }
+    @cached_property
+    def _files(self) -> UpdatedFiles | None:
+        """The files of the live content's updates; ``None`` if they cannot be judged."""
+        if self.unknown or self.packages is None:
+            return None
+        return UpdatedFiles(self.packages, self._pristine, self.stack, self._digests)
 
     def needed(self, name: str, mounted: Generation) -> set[bytes] | None:
         """
@@ -153,11 +149,7 @@ class LiveEffects:
             The paths of the update that differ in the live content, also added and removed ones; ``None`` if they are
             unknown.
         """
-        packages = self.packages
-        if packages is None:
-            return None
-        is_listed = packages.owners is not None or name[:1] == "/"
-        paths = packages.owned(name) if is_listed else self._owners_on_disk().get(name)
+        paths = self._files.owned.get(name) if self._files else None
         if paths is None:
             return None
         store = self._base.store
@@ -165,41 +157,46 @@ class LiveEffects:
             Stack([store.path(self.record, number), *self._base.lower])
             for number in (mounted.number, self.record.current)
         )
-        return {path for path in effect.decisive(paths) if live.differs(old, new, path)}
+        return {path for path in paths if live.differs(old, new, path)}
 
     @cached_property
-    def _owned(self) -> dict[str, set[bytes] | None]:
-        """The changed files of each updated package that can carry a fix; ``None`` if they are unknown."""
-        packages = self.packages
-        if packages is None:
-            return {}
-        owned: dict[str, set[bytes] | None] = {}
-        listed = packages.owners if packages.owners is not None else self._owners_on_disk()
-        for name in effect.updates(packages):
-            paths = packages.owned(name) if packages.owners is not None or name[:1] == "/" else listed.get(name)
-            owned[name] = None if paths is None else self._present(effect.decisive(paths))
-        return owned
+    def _pristine(self) -> Stack | None:
+        """The pristine content; ``None`` if it is not on this node."""
+        if 0 not in self.record.present:
+            return None
+        return Stack([self._base.store.path(self.record, 0), *bases.pristine_lower(self._base)])
 
-    def _owners_on_disk(self) -> Mapping[str, Collection[bytes]]:
-        """Return the files of the updated packages from the live database, changed or not."""
-        packages = self.packages
-        if packages is None:
-            return {}
-        listed = databases.files(self.stack, packages.manager, effect.updates(packages))
-        return {name: {*paths, *(b"usr/" + path for path in paths)} for name, paths in listed.items()}
+    def of_version(
+        self, packages: Packages, height: int, image: Image, upper: Sequence[str], volumes: Iterable[str]
+    ) -> dict[str, Effect]:
+        """
+        Return the effects of a version's updates in an image, or a container of it, that has this version itself.
 
-    def _present(self, paths: Collection[bytes]) -> set[bytes]:
-        """Return the paths that exist in the base and whose class counts. Remember their entries."""
-        present = set()
-        for path in paths:
-            node = self.stack.find(path)
-            if node is None:
-                continue
-            entry, _inode, _links = self.stack.read(node.top)
-            if classify(path, entry) not in IGNORED:
-                self._entries[path] = ExpectedPath(path, entry, self._digests.get(path))
-                present.add(path)
-        return present
+        Args:
+            packages: What the version changes since the live content.
+            height: The number of the image's layers that are the version.
+            image: The image.
+            upper: The container's own directory; empty for an image.
+            volumes: The mount points of the container's volumes.
+        """
+        every = dict.fromkeys(effect.updates(packages))
+        if packages.unknown:
+            return dict.fromkeys(every, effect.unknown(packages.unknown))
+        own = image.directories[len(self._base.diff_ids) : height]
+        for layer in own:
+            record = Store(os.path.dirname(layer)).read()
+            if record and record.current:
+                reason = f"it is built on {record.reference}, which shows {record.live.version}"
+                return dict.fromkeys(every, effect.unknown(reason))
+        version = Stack(list(reversed(image.directories[:height])))
+        key = (*own, *sorted(every))
+        files = self._versions.setdefault(key, UpdatedFiles(packages, self.stack, version, {}))
+        try:
+            over = (*upper, *reversed(image.directories[height:]))
+            hidden = files.hidden_in(over) | files.below(volumes, self._shown(image, upper))
+            return _effects(files, dict.fromkeys(hidden | files.not_from(own, version), ""))
+        except LayerUnsupported as exc:
+            return dict.fromkeys(every, effect.unknown(f"its layers cannot be read: {exc.message}"))
 
     @cached_property
     def stack(self) -> Stack:
@@ -214,27 +211,20 @@ class LiveEffects:
         except RecordInvalid:
             return {}
 
-    def _hidden_by(self, image: Image, upper: Sequence[str], volumes: Iterable[str]) -> Mapping[bytes, str]:
+    def _hidden_by(
+        self, files: UpdatedFiles, image: Image, upper: Sequence[str], volumes: Iterable[str]
+    ) -> Mapping[bytes, str]:
         """Return the updated files that an image or a container hides, with the base that hides them."""
-        if self.unknown or not self._owned or not self._entries:
-            return {}
         own = tuple(reversed(image.directories[len(self._base.diff_ids) :]))
-        hidden = dict(self._hidden_in((*upper, *own)))
+        hidden = dict.fromkeys(files.hidden_in((*upper, *own)), "")
         for height, masking in self._masking(image):
             layers = tuple(reversed(image.directories[len(self._base.diff_ids) : height]))
-            hidden.update({path: masking for path in self._hidden_in(layers) if path in hidden})
-        for destination in volumes:
-            below = destination.strip("/").encode("utf-8", "surrogateescape")
-            hidden.update({path: "" for path in self._entries if path == below or path.startswith(below + b"/")})
-        return hidden
+            hidden.update({path: masking for path in files.hidden_in(layers) if path in hidden})
+        return {**hidden, **dict.fromkeys(files.below(volumes, self._shown(image, upper)), "")}
 
-    def _hidden_in(self, layers: tuple[str, ...]) -> Mapping[bytes, str]:
-        if layers not in self._hidden:
-            expected = ExpectedPaths(self._entries)
-            self._scanner = self._scanner or LayerScanner(expected)
-            shadowed = overrides.shadowed_paths(expected, self._scanner.stack(layers))
-            self._hidden[layers] = {shadow.path: "" for shadow in shadowed}
-        return self._hidden[layers]
+    @staticmethod
+    def _shown(image: Image, upper: Sequence[str]) -> Stack:
+        return Stack([*upper, *reversed(image.directories)])
 
     def _masking(self, image: Image) -> Iterator[tuple[int, str]]:
         """Yield height and reference of each base with a record above this one in an image."""
@@ -248,3 +238,16 @@ class LiveEffects:
         for height, _reference in self._masking(image):
             if record := Store(os.path.dirname(image.directories[height - 1])).read():
                 yield record
+
+
+def _effects(files: UpdatedFiles, hidden: Mapping[bytes, str]) -> dict[str, Effect]:
+    """Return the effect of every update for an image that hides some paths."""
+    effects = {}
+    for name, owned in files.owned.items():
+        if owned is None:
+            effects[name] = effect.unknown("no list of its files is known")
+        elif name in files.replaced:
+            effects[name] = effect.unknown("a later bundle changed it and names no advisory: build it with fixes=")
+        else:
+            effects[name] = effect.of_files(owned, hidden)
+    return effects

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from ..context import Context
 from ..disk.packages import databases
+from ..disk.stack.directories import Stack
 from ..disk.store.generations import Store
 from ..disk.store.layout import now
-from ..engine.base import Container, Image
+from ..engine.base import Container, Engine, Image
 from ..errors import BaseAbsent, BaseimgError
 from ..linux import files
 from ..linux.oserrors import translate_os_errors
 from ..model.fixes import effect, summary
 from ..model.fixes.effect import Effect
+from ..model.fixes.query import matching
 from ..model.packages import difference
 from ..model.packages.difference import Packages
 from ..model.policy import pillar
@@ -27,7 +29,7 @@ from ..model.store.record import Generation, Record
 from . import bases
 from .bases import Base
 from .containers import usage
-from .containers.own_files import own_files
+from .containers.own_files import OwnFiles, own_files
 from .effects import LiveEffects
 from .plan import Catalogue
 
@@ -45,7 +47,7 @@ def fixes(
         context: The context of the operation.
         declared: The declared bases; see :func:`model.policy.pillar.declared`.
         name: The reference or chain ID of a base; ``None`` for all.
-        installed: Packages whose versions are returned, changed or not.
+        installed: Packages whose versions in the databases of images are also returned.
 
     Returns:
         The result of ``baseimg.fixes`` (docs/operating/fixes.md).
@@ -61,12 +63,13 @@ def fixes(
         except BaseimgError as exc:
             errors.append({"base": base.reference, "error": exc.message})
     covered = {base.chain_id for base, _declaration in selected}
+    others = [] if name else [*_others(context.engine, covered, tuple(installed)), *_elsewhere(context, errors)]
     return {
         "format": FORMAT,
         "at": now(),
         "bases": answers,
         "errors": errors + [{"base": "", "error": text} for text in context.engine.unread_stores()],
-        "others": [] if name else _others(context, covered),
+        "others": others,
     }
 
 
@@ -119,14 +122,41 @@ def _select(
     return sorted(selected.values(), key=lambda item: (item[0].reference, item[0].chain_id)), errors
 
 
-def _others(context: Context, covered: set[str]) -> list[dict[str, Any]]:
-    """Return the images on none of the ``covered`` bases, with chain IDs: another node may know their base."""
-    used = context.engine.used_images()
-    return [
-        {"image": image.name, "id": image.id, "chain_ids": image.chain_ids, "digests": list(image.digests)}
-        for image in context.engine.images()
-        if (image.tags or image.id in used) and not covered.intersection(image.chain_ids)
-    ]
+def _others(engine: Engine, covered: Collection[str], asked: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the images with layers on none of the ``covered`` bases: another node may know the base of these."""
+    used, others = engine.used_images(), []
+    for image in engine.images():
+        chain_ids = [chain_id for chain_id in image.chain_ids if chain_id not in covered]
+        if chain_ids and (image.tags or image.id in used):
+            other = {"image": image.name, "id": image.id, "chain_ids": chain_ids, "digests": list(image.digests)}
+            is_covered = len(chain_ids) < len(image.chain_ids)
+            others.append({**other, **(_inventory(image.directories, asked) if asked and not is_covered else {})})
+    return others
+
+
+def _elsewhere(context: Context, errors: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """Yield the images in other engines of this node, in which no base is declared; add engines that do not answer."""
+    for place in context.places():
+        try:
+            if (engine := place.connect()) is not context.engine:
+                for other in _others(engine, (), ()):
+                    yield {**other, "image": f"{other['image']} ({place.name})"}
+        except BaseimgError as exc:
+            errors.append({"base": "", "error": f"{place.name}: {exc.message}"})
+
+
+def _inventory(directories: Sequence[str], asked: Sequence[str]) -> dict[str, Any]:
+    """Return ``manager`` and the versions of the packages that were asked for, or why they are ``unread``."""
+    stack = Stack(list(reversed(directories)))
+    try:
+        manager, versions = databases.inventory(stack)
+    except databases.DatabaseUnreadable as exc:
+        return {"unread": str(exc)}
+    return {"manager": manager, "installed": _asked(versions, asked)}
+
+
+def _asked(versions: Mapping[str, str], asked: Sequence[str]) -> dict[str, str]:
+    return {name: version for name, version in versions.items() if any(matching(name, each) for each in asked)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +178,8 @@ class _Awaited:
 class _Answer:
     """The answer for one base."""
 
-    def __init__(self, context: Context, base: Base, declaration: _Declaration, installed: tuple[str, ...]) -> None:
-        self.context, self.base, self.declaration, self.installed = context, base, declaration, installed
+    def __init__(self, context: Context, base: Base, declaration: _Declaration, asked: tuple[str, ...]) -> None:
+        self.context, self.base, self.declaration, self.asked = context, base, declaration, asked
         self._effects = LiveEffects(context, base)
         self._record = self._effects.record
         self._above: dict[str, Mapping[str, int | None]] = {}
@@ -169,7 +199,7 @@ class _Answer:
             "distro": databases.distribution(self._effects.stack),
             "updates": effect.updates(packages) if packages else {},
             "awaited": _awaited(awaited),
-            **({"installed": self._installed()} if self.installed else {}),
+            **({"installed": self._installed} if self._effects.manager else {}),
             "images": [self._image(image, awaited) for image in self._effects.started],
             "containers": [self._container(container, awaited) for container in self._surveyed_containers],
         }
@@ -197,10 +227,19 @@ class _Answer:
         packages = difference.combine([manifest.packages for manifest in manifests])
         return _Awaited(version, reason, packages, bool(held), manifests[-1].target.chain_id)
 
+    @cached_property
     def _installed(self) -> dict[str, str]:
+        return databases.versions(self._effects.stack, self._effects.manager) or {}
+
+    def _own_versions(self, layers: Sequence[str], image: Image) -> dict[str, Any]:
+        """Return what was asked for, from the database of layers over the base, if they have one that differs."""
+        if not self.asked or not databases.has_own(layers):
+            return {}
         manager = self._effects.manager
-        versions = databases.versions(self._effects.stack, manager) if manager else None
-        return {name: (versions or {}).get(name, "") for name in self.installed}
+        known = databases.versions(Stack([*layers, *reversed(image.directories[: len(self.base.diff_ids)])]), manager)
+        own = {name: version for name, version in (known or {}).items() if self._installed.get(name) != version}
+        asked = _asked(own, self.asked)
+        return {"installed": asked} if asked else {}
 
     @cached_property
     def _usage(self) -> usage.Usage:
@@ -211,17 +250,24 @@ class _Answer:
         return [container for container in self._usage.listed if container.id in self._usage.on_base]
 
     def _image(self, image: Image, awaited: _Awaited | None) -> dict[str, Any]:
+        own = image.directories[: len(self.base.diff_ids) - 1 : -1]
         return {
             "image": image.name,
             "id": image.id,
             "digests": list(image.digests),
-            "has_awaited": bool(awaited and awaited.chain_id in image.chain_ids),
             "pending": _plain(self._effects.of_image(image)),
+            **self._of_awaited(awaited, image, (), ()),
+            **self._own_versions(own, image),
         }
 
     def _container(self, container: Container, awaited: _Awaited | None) -> dict[str, Any]:
         image = next((image for image in self._effects.images if image.id == container.image_id), None)
-        effects = self._container_effects(container, image)
+        own = own_files(self.context.engine, container, image.config) if image else None
+        upper, volumes = ((own.directory,), own.mounts) if own else ((), ())
+        layers = (*upper, *image.directories[: len(self.base.diff_ids) - 1 : -1]) if image else ()
+        unread = "" if own else "its own files cannot be read: create it again"
+        older = self._older_above(container, image) if image and container.pid else ""
+        effects = self._container_effects(container, image, own, older)
         live = {name: each for name, each in effects.items() if each.state is effect.State.IN_EFFECT_LIVE}
         return {
             "container": container.name,
@@ -229,16 +275,39 @@ class _Answer:
             "image": image.name if image else "",
             "image_id": container.image_id,
             "state": container.state,
-            "has_awaited": bool(image and awaited and awaited.chain_id in image.chain_ids),
             "pending": _plain(effects),
             **({"live": {name: each.as_dict() for name, each in live.items()}} if live else {}),
+            **self._of_awaited(awaited, image, upper, volumes, unread, older),
+            **(self._own_versions(layers, image) if image else {}),
         }
 
-    def _container_effects(self, container: Container, image: Image | None) -> Mapping[str, Effect]:
+    def _of_awaited(
+        self,
+        awaited: _Awaited | None,
+        image: Image | None,
+        upper: Sequence[str],
+        volumes: Iterable[str],
+        unread: str = "",
+        older: str = "",
+    ) -> dict[str, Any]:
+        """Return whether an item has the awaited version itself, and that version's updates that it hides."""
+        if not image or not awaited or awaited.packages is None or awaited.chain_id not in image.chain_ids:
+            return {"has_awaited": False}
+        height = list(image.chain_ids).index(awaited.chain_id) + 1
+        effects = self._effects.of_version(awaited.packages, height, image, upper, volumes)
+        if unread:
+            effects = dict.fromkeys(effects, effect.unknown(unread))
+        if older:
+            effects = {name: effect.after_restart(each, older) for name, each in effects.items()}
+        pending = _plain(effects)
+        return {"has_awaited": True, **({"awaited_pending": pending} if pending else {})}
+
+    def _container_effects(
+        self, container: Container, image: Image | None, own: OwnFiles | None, older: str
+    ) -> Mapping[str, Effect]:
         every = self._effects.every
         if image is None:
             return every(effect.unknown("its image was removed: create the container again"))
-        own = own_files(self.context.engine, container, image.config)
         if own is None:
             return every(effect.unknown("its own files cannot be read: create it again"))
         effects = self._effects.of_item(image, (own.directory,), own.mounts)
@@ -247,7 +316,7 @@ class _Answer:
         number = self._usage.generations.get(container.id)
         if number is None:
             return every(effect.unknown("it is not proven which content it has mounted: restart it"))
-        if older := self._older_above(container, image):
+        if older:
             return {name: effect.after_restart(each, older) for name, each in effects.items()}
         if number == self._record.current:
             return effects
@@ -290,7 +359,8 @@ class _Answer:
         older, live = self._effects.of_generation(mounted), self._effects.packages
         same = set()
         if older and live and not older.unknown:
-            same = {name for name in effects if name in live.changed and older.changed.get(name) == live.changed[name]}
+            before, after = effect.updates(older), effect.updates(live)
+            same = {name for name in live.updated if name in before and before[name]["to"] == after[name]["to"]}
         return {
             name: each if name in same else effect.after_restart(each, mounted.version)
             for name, each in effects.items()

@@ -55,7 +55,8 @@ def facts(context: Context, name: str) -> dict[str, Any]:
     items = [(base, _item(base, image, container)) for base in under]
     versions = {**_added(items), **versions}
     updates = {name: _update(name, version, items) for name, version in versions.items()}
-    components = [{"name": name, "version": version, **updates[name]} for name, version in sorted(versions.items())]
+    every = [{"name": name, "version": version, **updates[name]} for name, version in sorted(versions.items())]
+    components = [component for component in every if component["version"]]  # the base removed the others
     sources = _Sources(layers, manager)
     return {
         "format": FORMAT,

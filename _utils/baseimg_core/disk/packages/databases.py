@@ -69,6 +69,25 @@ def versions(stack: Stack, manager: str) -> Versions | None:
         return None
 
 
+def inventory(stack: Stack) -> tuple[str, Versions]:
+    """
+    Return the package manager and the versions of a stack's packages; both empty without a database.
+
+    Raises:
+        DatabaseUnreadable: A database cannot be read.
+    """
+    for manager, read in _READERS.items():
+        if (known := read(stack)) is not None:
+            return manager, known
+    return "", {}
+
+
+def has_own(layers: Iterable[str]) -> bool:
+    """True if one of these layers has a package database, or a part of one."""
+    places = [*map(os.fsdecode, FILES), os.fsdecode(_DISTROLESS)]
+    return any(os.path.lexists(os.path.join(layer, place)) for layer in layers for place in places)
+
+
 def sources(stack: Stack, manager: str) -> dict[str, tuple[str, str]]:
     """
     Return name and version of the source that each package was built from, by binary package.
@@ -101,7 +120,7 @@ def installed(manager: str, read: Callable[[bytes], bytes | None]) -> Mapping[st
         The packages by name; empty without a database.
 
     Raises:
-        Unreadable: The database is damaged, or of an unsupported kind.
+        DatabaseUnreadable: The database is damaged, or of an unsupported kind.
     """
     if manager == "rpm":
         return rpm.by_name(_parse_rpm(rpm.package, _rpm_headers(read)))

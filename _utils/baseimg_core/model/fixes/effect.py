@@ -110,13 +110,14 @@ def updates(packages: Packages) -> dict[str, dict[str, Any]]:
     Return the updates of a package difference as plain data.
 
     Returns:
-        By package, or absolute path of a file outside of packages: ``from`` and ``to`` (versions; empty if added, or
-        for a path), ``advisories`` (ID → ``changelog`` or ``operator``) and ``unread`` (why more may be fixed).
-        Removed packages are no updates.
+        By package, or absolute path of a file outside of packages: ``from`` and ``to`` (versions; empty if added or
+        removed, or for a path), ``advisories`` (ID → ``changelog`` or ``operator``) and ``unread`` (why more may be
+        fixed).
     """
     versions = {name: ("", version) for name, version in packages.added.items()}
+    versions.update({name: (version, "") for name, version in packages.removed.items()})
     versions.update(packages.changed)
-    versions.update({name: ("", "") for name in packages.fixes if name not in versions})
+    versions.update({name: ("", "") for name in (*packages.fixes, *packages.unread) if name not in versions})
     return {
         name: {
             "from": old,

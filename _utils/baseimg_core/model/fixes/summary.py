@@ -11,6 +11,7 @@ from .effect import state_of
 
 MAX_ADVISORIES = 50  # of one base in the metrics, and of a node in the grain
 OTHER = "other"  # the label for all other advisories
+UNKNOWN = "unknown"  # the label for images and containers that cannot be judged
 _LINE = 200  # characters
 _LISTED = 20  # images and containers of a base
 _NAMED = 4  # advisories of a line
@@ -83,23 +84,31 @@ def pending(result: Mapping[str, Any]) -> dict[str, dict[str, int]]:
 
     Returns:
         Counts by base and advisory, the largest ``MAX_ADVISORIES`` of a base; the greatest of the others under
-        ``OTHER``. A base without one has an empty mapping.
+        ``OTHER``. ``UNKNOWN`` counts those that cannot be judged. A base without one has an empty mapping. A base, or a
+        store without the name of one, that could not be examined counts once.
     """
-    return {base["base"]: _bounded(_counts(base)) for base in result["bases"]}
+    counts = {base["base"]: _bounded(_counts(base)) for base in result["bases"]}
+    for error in result["errors"]:
+        counts.setdefault(error["base"], {}).setdefault(UNKNOWN, 1)
+    return counts
 
 
 def _counts(base: Mapping[str, Any]) -> Counter[str]:
-    items = [*base["images"], *base["containers"]]
     counts: Counter[str] = Counter()
-    for item in items:
+    awaited = base["awaited"]
+    for item in (*base["images"], *base["containers"]):
         missing = [base["updates"][name] for name in item["pending"]]
-        if base["awaited"] and not item["has_awaited"]:
-            missing += base["awaited"]["updates"].values()
+        if awaited:
+            names = item.get("awaited_pending", {}) if item["has_awaited"] else awaited["updates"]
+            missing += [awaited["updates"][name] for name in names]
         counts.update(_advisories(missing))
+        if base["unknown"] or (awaited and not awaited["known"]):
+            counts[UNKNOWN] += 1
     return counts
 
 
 def _bounded(counts: Counter[str]) -> dict[str, int]:
+    unknown = {UNKNOWN: counts.pop(UNKNOWN)} if UNKNOWN in counts else {}
     ranked = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     more = dict(ranked[MAX_ADVISORIES:])
-    return {**dict(ranked[:MAX_ADVISORIES]), **({OTHER: max(more.values())} if more else {})}
+    return {**dict(ranked[:MAX_ADVISORIES]), **unknown, **({OTHER: max(more.values())} if more else {})}

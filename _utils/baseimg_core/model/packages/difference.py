@@ -43,6 +43,8 @@ class Packages:
     #: Changed paths by the package that owns them; a package without an entry has no list of its files. ``None`` if an
     #: older baseimg built the bundle, or they do not fit.
     owners: Mapping[str, tuple[bytes, ...]] | None = None
+    #: The new content at the absolute paths in ``named``: :func:`disk.packages.fixes.content_of`.
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -62,6 +64,7 @@ class Packages:
             **_lists("named", self.named),
             **({"unread": dict(self.unread)} if self.unread else {}),
             **({} if self.owners is None else {"owners": path_lists.as_dict(self.owners)}),
+            **({"contents": dict(self.contents)} if self.contents else {}),
         }
 
     def owned(self, package: str) -> tuple[bytes, ...] | None:
@@ -71,6 +74,11 @@ class Packages:
         if self.owners is None:
             return None
         return self.owners.get(package, self.owners.get(package.partition(":")[0]))
+
+    @property
+    def updated(self) -> set[str]:
+        """The packages that changed, were added or were removed."""
+        return {*self.added, *self.removed, *self.changed}
 
     def fixing(self, advisory: str) -> list[str]:
         """Return the packages, and absolute paths of other files, whose update fixes an advisory."""
@@ -113,9 +121,14 @@ def is_older(manager: str, installed: str, other: str) -> bool:
 
     Args:
         manager: The package manager, which defines the order.
-        installed: The version.
+        installed: The version; of rpm perhaps several, ``5.14-1, 5.14-3``, of which the oldest counts.
         other: The other version.
     """
+    others = other.split(", ")
+    return any(all(_is_older(manager, own, each) for each in others) for own in installed.split(", "))
+
+
+def _is_older(manager: str, installed: str, other: str) -> bool:
     if installed == other:
         return False
     if manager == "rpm":
@@ -152,16 +165,18 @@ def _with_fixes_of(combined: Packages, steps: Sequence[Packages]) -> Packages:
     named: dict[str, set[str]] = {}
     unread: dict[str, str] = {}
     owners: dict[str, set[bytes]] = {}
+    contents: dict[str, str] = {}
     for step in steps:
+        contents.update(step.contents)
         for total, own in ((fixes, step.fixes), (named, step.named)):
             for name in own:
                 if not _is_undone(combined, step, name):
                     total.setdefault(name, set()).update(own[name])
-        unread.update({name: reason for name, reason in step.unread.items() if name in combined.changed})
+        unread.update({name: reason for name, reason in step.unread.items() if name in combined.updated})
         for name, paths in (step.owners or {}).items():
             owners.setdefault(name, set()).update(paths)
     return with_fixes(
-        combined,
+        replace(combined, contents=contents),
         {name: tuple(sorted(listed)) for name, listed in fixes.items()},
         {name: tuple(sorted(listed)) for name, listed in named.items()},
         unread,
@@ -170,12 +185,14 @@ def _with_fixes_of(combined: Packages, steps: Sequence[Packages]) -> Packages:
 
 
 def _is_undone(combined: Packages, step: Packages, name: str) -> bool:
-    """True if the version that a step fixed is no longer there at the end; a path stays."""
+    """True if the version that a step fixed is no longer there at the end; ``contents`` decide for a path."""
     if name.startswith("/"):
         return False
     at_the_end = combined.changed.get(name, ("", combined.added.get(name, "")))[1]
     fixed = step.changed.get(name, ("", step.added.get(name, "")))[1]
-    return not at_the_end or is_older(combined.manager, at_the_end, fixed)
+    if not fixed or not at_the_end:  # removal fixes it, and a package that is gone needs no other fix
+        return bool(at_the_end) or name not in combined.removed
+    return is_older(combined.manager, at_the_end, fixed)
 
 
 def with_fixes(
@@ -188,7 +205,8 @@ def with_fixes(
     """
     Return a difference with what is known of its fixes, as far as it fits into a manifest.
 
-    Owners are left out first, then the fixes from changelogs; their packages then have a reason in ``unread``.
+    Owners are left out first, then the fixes from changelogs; their packages then have a reason in ``unread``. If even
+    that does not fit, the difference is unknown.
 
     Args:
         packages: The difference.
@@ -205,9 +223,11 @@ def with_fixes(
         unread=dict(sorted(unread.items())),
     )
     complete = replace(plain, owners=sorted_owners)
-    short = dict.fromkeys((*unread, *fixes), "more advisories are named than a manifest can hold")
+    reason = "more advisories are named than a manifest can hold"
+    short = dict.fromkeys((*unread, *fixes), reason)
     least = replace(packages, fixes=plain.named, named=plain.named, unread=dict(sorted(short.items())))
-    return next((candidate for candidate in (complete, plain, least) if candidate.fits), packages)
+    none = Packages(packages.manager, unknown=reason)  # never a difference that seems to fix nothing
+    return next((candidate for candidate in (complete, plain, least) if candidate.fits), none)
 
 
 def parse(raw: object) -> Packages | None:
@@ -235,7 +255,10 @@ def parse(raw: object) -> Packages | None:
     )
     unread = _versions({"unread": {}, **raw}, "unread", _is_text, "a reason")
     owners = path_lists.parse(raw["owners"], "packages.owners") if "owners" in raw else None
-    packages = Packages(manager, plain["added"], plain["removed"], changed, unknown, fixes, named, unread, owners)
+    contents = _versions({"contents": {}, **raw}, "contents", _is_text, "a digest")
+    packages = Packages(
+        manager, plain["added"], plain["removed"], changed, unknown, fixes, named, unread, owners, contents
+    )
     if not packages.fits:
         raise BundleInvalid(f"manifest field packages has more than {MAX_PACKAGES} packages or {MAX_JSON} bytes")
     return packages
