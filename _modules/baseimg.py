@@ -1031,20 +1031,23 @@ def fixes(base=None, packages=None, full=False):
         A reference or chain ID. Default: every base with a record, and every base that pillar declares.
 
     packages
-        Names of packages whose installed versions are also returned, changed or not.
+        Names of packages. Images and containers have ``installed`` then: their versions in the database of the image's
+        own layers, if they differ from those of the base; of ``others`` on no base in the image's database.
 
     full
         True: return all data, for programs and for the mine (``mine_functions``). By default ``bases`` has lines for
         people: what is fixed, then each image and container in which a fix is not in effect, worst first.
 
     Returns ``format``, ``at`` (the time), ``bases``, ``errors`` (bases and stores that could not be examined), and
-    ``others`` (images on none of these bases, with the chain IDs of their layers). Each base has ``updates`` (package →
-    ``from``, ``to``, ``advisories`` with their source, ``unread``), ``awaited`` (the declared version if another one is
+    ``others`` (images with layers on none of these bases, with the chain IDs of these layers, in every engine of this
+    node). Each base has ``installed`` (package → version), ``updates`` (package → ``from``, ``to``, which is empty for a
+    removed package, ``advisories`` with their source, ``unread``), ``awaited`` (the declared version if another one is
     live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
     ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,
     ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``.
     A container's ``live`` has the updates whose files are all mounted into it (``in effect live``).
-    Every update in ``awaited`` is ``not here``, except if ``has_awaited`` says that the image has it itself.
+    Every update in ``awaited`` is ``not here``, except if ``has_awaited`` says that the image has that version itself;
+    then ``awaited_pending`` has those that are not in effect.
 
     CLI Example:
 

@@ -21,7 +21,7 @@ from baseimg_core.model.fixes import exposure, products, query
 from baseimg_core.model.fixes.fleet import Fleet
 from baseimg_core.report import vex
 
-IMAGES, DIFFERENT, PACKAGES = 30, 300, 60
+IMAGES, DIFFERENT, PACKAGES, INSTALLED, LAYERS = 30, 300, 60, 200, 5
 ADVISORY = "CVE-2024-1003"
 HEAD = {"id": "urn:bench:fleet", "author": "bench", "tooling": "baseimg"}
 NOW = "2026-11-29T03:00:00Z"
@@ -37,7 +37,7 @@ _UPDATES = {
 
 def answer(number: int, choice: random.Random) -> dict[str, Any]:
     """Return the answer of one node: one in 20 is behind, one image in ten has own files of a package."""
-    images, containers = [], []
+    images, containers, others = [], [], []
     for image in choice.sample(range(DIFFERENT), IMAGES):
         package = f"pkg{choice.randrange(PACKAGES)}"
         own = {package: {"state": "overridden", "reason": "own files", "paths": ["usr/lib/x"], "hidden": 1}}
@@ -46,14 +46,17 @@ def answer(number: int, choice: random.Random) -> dict[str, Any]:
         fields = {"image": f"{name}:1", "has_awaited": False}
         digests = [f"{name}@sha256:{image + 10**6:064x}"]
         images.append({**fields, "id": identity, "digests": digests, "pending": own if image % 10 == 0 else {}})
+        chain_ids = [f"sha256:{image * LAYERS + layer + 10**9:064x}" for layer in range(LAYERS)]
+        others.append({"image": f"{name}:1", "id": identity, "digests": digests, "chain_ids": chain_ids})
         pending = old if image % 17 == 0 else {}
         containers.append({**fields, "container": f"app{image}", "id": "c", "image_id": identity, "pending": pending})
     is_behind = number % 20 == 0
     base = {"base": "corp/base:12.0", "chain_id": f"sha256:{1:064x}", "version": "12.0" if is_behind else "12.1"}
     base |= {"bundle": "" if is_behind else f"sha256:{2:064x}", "updates": {} if is_behind else _UPDATES}
     base |= {"signed_by": "", "activated": "", "manager": "dpkg", "unknown": "", "awaited": None}
+    base |= {"installed": {f"pkg{each}": "1" if is_behind else "2" for each in range(INSTALLED)}}
     base |= {"distro": {"id": "debian", "version": "12"}, "images": images, "containers": containers}
-    return {"format": 1, "at": NOW, "bases": [base], "errors": [], "others": []}
+    return {"format": 1, "at": NOW, "bases": [base], "errors": [], "others": others}
 
 
 def main(nodes: int) -> None:

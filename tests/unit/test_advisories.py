@@ -172,3 +172,27 @@ def test_a_chain_of_bundles_has_the_fixes_of_all_steps() -> None:
     b = ("CVE-2024-1",)
     assert combined.fixes == {"/srv/x": ("CORP-1",), "a": ("CVE-2024-0001", "CVE-2024-0002"), "b": b}
     assert (combined.unread, combined.owners) == ({"a": "reason"}, {"a": (b"usr/a", b"usr/b")})
+
+
+def test_advisories_that_do_not_fit_are_no_silence() -> None:
+    """A difference without its advisories would look as if it fixed nothing."""
+    names = {f"package-{number}-{'x' * 200}": ("1", "2") for number in range(2500)}
+    packages = Packages("dpkg", changed=names)
+    assert packages.fits
+    named = dict.fromkeys(names, tuple(f"CVE-2024-{number:05}" for number in range(20)))
+    limited = difference.with_fixes(packages, named, named, {}, None)
+    assert limited.fits
+    assert "more advisories are named" in limited.unknown
+
+
+@pytest.mark.parametrize(
+    ("installed", "other", "older"),
+    [
+        ("5.14-1, 5.14-3", "5.14-2", True),
+        ("5.14-2, 5.14-3", "5.14-2", False),
+        ("5.14-1", "5.14-1, 5.14-2", False),
+        ("5.13-1", "5.14-1, 5.14-2", True),
+    ],
+)
+def test_of_several_versions_the_oldest_counts(installed: str, other: str, older: bool) -> None:
+    assert difference.is_older("rpm", installed, other) is older
