@@ -1040,7 +1040,7 @@ def fixes(base=None, packages=None, full=False):
 
     Returns ``format``, ``at`` (the time), ``bases``, ``errors`` (bases and stores that could not be examined), and
     ``others`` (images with layers on none of these bases, with the chain IDs of these layers, in every engine of this
-    node). Each base has ``installed`` (package → version), ``updates`` (package → ``from``, ``to``, which is empty for a
+    node). Each base has ``installed`` (package → version), ``updates`` (package → ``from``, ``to``, empty for a
     removed package, ``advisories`` with their source, ``unread``), ``awaited`` (the declared version if another one is
     live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
     ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,

@@ -185,7 +185,9 @@ def _packages(observed: Observed, known: Knowledge) -> Iterator[FixedPackage]:
     for updates, _version in observed.sources:
         for name, update in updates.items():
             if name in known.fixes and not name.startswith("/"):
-                yield FixedPackage(observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"])
+                yield FixedPackage(
+                    observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"]
+                )
 
 
 def _product(item: Item) -> Product:
