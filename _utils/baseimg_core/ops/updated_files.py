@@ -107,24 +107,24 @@ class UpdatedFiles:
             self._hidden[layers] = frozenset(shadow.path for shadow in shadowed)
         return self._hidden[layers]
 
-    def below(self, volumes: Iterable[str], shown: Stack) -> set[bytes]:
+    def below(self, volumes: Iterable[str], image: Stack) -> set[bytes]:
         """
         Return the paths at and below mount points.
 
         Args:
             volumes: The mount points, as absolute paths.
-            shown: What the image shows: ``/lib`` may be a symlink.
+            image: What the image shows: ``/lib`` may be a symlink.
         """
-        points = {_resolve(shown, volume.encode("utf-8", "surrogateescape")) for volume in volumes}
+        points = {_resolve(image, volume.encode("utf-8", "surrogateescape")) for volume in volumes}
         return {
             path for path in self._entries if self.owned and not points.isdisjoint((path, *overlay.ancestors(path)))
         }
 
-    def not_from(self, layers: Collection[str], shown: Stack) -> set[bytes]:
+    def not_from(self, layers: Collection[str], image: Stack) -> set[bytes]:
         """Return the existing paths that a stack does not show from one of these layers."""
         roots = tuple(layer.rstrip("/").encode("utf-8", "surrogateescape") + b"/" for layer in layers)
         existing = [path for path, expected in self._entries.items() if self.owned and expected.entry]
-        return {path for path in existing if not (node := shown.find(path)) or not node.top.startswith(roots)}
+        return {path for path in existing if not (node := image.find(path)) or not node.top.startswith(roots)}
 
 
 def _entry(stack: Stack, path: bytes) -> Entry | None:

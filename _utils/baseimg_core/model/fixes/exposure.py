@@ -76,7 +76,7 @@ def undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
     for chain_id in sorted({fix.chain_id for fixes in known.fixes.values() for fix in fixes}):
         fixes = known.of_base(chain_id)
         for other in fleet.others_on(chain_id):
-            judges = [(AdvisoryJudge(observed, known), item) for observed, item in fleet.covering(other)]
+            judges = [(AdvisoryJudge(observed, known), item) for observed, item in fleet.bases_of(other)]
             lacking = [name for name in fixes if not any(judge.shows(name, item) for judge, item in judges)]
             if lacking:
                 fix = fixes[lacking[0]]

@@ -154,8 +154,9 @@ class Fleet:
     _updates: list[Updates] = field(default_factory=list)
     #: The bases by node.
     _by_node: dict[str, list[Observed]] = field(default_factory=dict)
-    #: The others by chain ID, and the number of others that it was made of.
+    #: The others by chain ID.
     _by_chain: dict[str, list[Other]] = field(default_factory=dict)
+    #: The number of others that this index was made of.
     _indexed: int = 0
 
     def add(self, node: str, answer: object) -> None:
@@ -229,7 +230,7 @@ class Fleet:
         self._indexed = len(self.others)
         return self._by_chain.get(chain_id, [])
 
-    def covering(self, other: Other) -> list[tuple[Observed, Item]]:
+    def bases_of(self, other: Other) -> list[tuple[Observed, Item]]:
         """Return the bases on its node that an image is on, with its item in their answers."""
         return [
             (observed, item)

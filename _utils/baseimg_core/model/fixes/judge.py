@@ -85,7 +85,14 @@ class Knowledge:
         self.fixes: dict[str, list[Fix]] = {}
 
     def add(self, observed: Observed, updates: Updates, version: str) -> None:
-        """Add the packages that a version of a base fixes, by its updates."""
+        """
+        Add the packages that a version of a base fixes.
+
+        Args:
+            observed: The base on a node.
+            updates: The updates of the version.
+            version: The version.
+        """
         for name in _fixing(updates, self.advisory):
             distro = tuple(sorted(observed.distro.items()))
             to = updates[name]["to"]
@@ -133,10 +140,10 @@ class AdvisoryJudge:
         observed = self._observed
         if observed.unknown:
             return _unknown(observed, item, "", observed.unknown)
-        found = [exposure for name in self._names if (exposure := self._of_package(name, item))]
-        if not found and self._awaited and self._is_unread and (item.has_awaited or not self._names):
+        exposures = [exposure for name in self._names if (exposure := self._of_package(name, item))]
+        if not exposures and self._awaited and self._is_unread and (item.has_awaited or not self._names):
             return _unknown(observed, item, "", self._awaited.reason)
-        return min(found, key=lambda exposure: exposure.state.rank, default=None)
+        return min(exposures, key=lambda exposure: exposure.state.rank, default=None)
 
     def shows(self, name: str, item: Item) -> bool:
         """True if an item shows the fix in this package."""
@@ -243,8 +250,8 @@ class PackageJudge:
             reason = observed.unknown or "the versions of its packages are unknown"
             return _unknown(observed, item, self._query.package, reason)
         names = sorted({*self._names, *self._own(item)})
-        found = [exposure for name in names if (exposure := self._of_package(name, item))]
-        return min(found, key=lambda exposure: exposure.state.rank, default=None)
+        exposures = [exposure for name in names if (exposure := self._of_package(name, item))]
+        return min(exposures, key=lambda exposure: exposure.state.rank, default=None)
 
     def _own(self, item: Item) -> list[str]:
         """Return the package's names in the item's own database."""
@@ -255,14 +262,14 @@ class PackageJudge:
 
     def _of_package(self, name: str, item: Item) -> Exposure | None:
         observed, awaited, pending = self._observed, self._awaited, item.pending
-        update, shown = observed.updates.get(name), observed.version
+        update, live = observed.updates.get(name), observed.version
         here = update["to"] if update else (observed.installed or {}).get(name, "")
         if awaited and item.has_awaited and name in self._declared:
             update, here = self._declared[name], self._declared[name]["to"]
-            pending, shown = item.awaited_pending, awaited.version
+            pending, live = item.awaited_pending, awaited.version
         if update is None and name in item.installed:  # the database of the item's own layers, about its own files
             here = item.installed[name]
-            reason, remedy = f"its own layers have {name} {here}", _rebuild(observed, shown)
+            reason, remedy = f"its own layers have {name} {here}", _rebuild(observed, live)
             exposure = Exposure(observed.node, observed.base, item, State.OVERRIDDEN, name, reason, remedy)
             return exposure if self._is_affected(here) else None
         if self._is_affected(here):
@@ -273,7 +280,7 @@ class PackageJudge:
             return Exposure(observed.node, observed.base, item, State.NOT_HERE, name, reason, remedy)
         if update and update["from"] and not self._is_affected(update["from"]):
             return None  # not even the old version is affected
-        return _pending(observed, item, name, pending, shown)
+        return _pending(observed, item, name, pending, live)
 
     def _fixes(self, name: str) -> bool:
         """True if the declared version has a version of the package that is not affected, or removes it."""
