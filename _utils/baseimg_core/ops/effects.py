@@ -193,7 +193,7 @@ class LiveEffects:
         files = self._versions.setdefault(key, UpdatedFiles(packages, self.stack, version, {}))
         try:
             over = (*upper, *reversed(image.directories[height:]))
-            hidden = files.hidden_in(over) | files.below(volumes, self._shown(image, upper))
+            hidden = files.hidden_in(over) | files.below(volumes, self._view(image, upper))
             return _effects(files, dict.fromkeys(hidden | files.not_from(own, version), ""))
         except LayerUnsupported as exc:
             return dict.fromkeys(every, effect.unknown(f"its layers cannot be read: {exc.message}"))
@@ -220,10 +220,10 @@ class LiveEffects:
         for height, masking in self._masking(image):
             layers = tuple(reversed(image.directories[len(self._base.diff_ids) : height]))
             hidden.update({path: masking for path in files.hidden_in(layers) if path in hidden})
-        return {**hidden, **dict.fromkeys(files.below(volumes, self._shown(image, upper)), "")}
+        return {**hidden, **dict.fromkeys(files.below(volumes, self._view(image, upper)), "")}
 
     @staticmethod
-    def _shown(image: Image, upper: Sequence[str]) -> Stack:
+    def _view(image: Image, upper: Sequence[str]) -> Stack:
         return Stack([*upper, *reversed(image.directories)])
 
     def _masking(self, image: Image) -> Iterator[tuple[int, str]]:
