@@ -38,6 +38,7 @@ FAILING: dict[str, tuple[str, ...]] = {
     "judge": ("/nowhere.tar", BASE),
     "judgement": (BASE,),
     "layer": (BASE,),
+    "live": (BASE,),
     "metrics": (),
     "note_refusal": (BASE, "12.1", "clock-skewed", "wrong"),
     "order": (),
