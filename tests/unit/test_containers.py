@@ -98,7 +98,12 @@ class TestPolicy:
             ("restrat", "mode", "'restrat' (str)", "one of: keep, restart"),
             (["restart"], "", "(list)", "one of: keep, restart, or a mapping with mode and more"),
             ({"mode": True}, "mode", "'True' (bool)", "one of: keep, restart"),
-            ({"modus": "keep"}, "modus", "'keep' (str)", "only these keys: except, mode, on_failure, only, order"),
+            (
+                {"modus": "keep"},
+                "modus",
+                "'keep' (str)",
+                "only these keys: except, live, mode, on_failure, only, order",
+            ),
             ({"parallel": 0}, "parallel", "'0' (int)", "a number of containers, 1 or more"),
             ({"parallel": 1.5}, "parallel", "'1.5' (float)", "a number of containers, 1 or more"),
             ({"parallel": True}, "parallel", "'True' (bool)", "a number of containers, 1 or more"),
