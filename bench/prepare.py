@@ -69,8 +69,10 @@ def run(place: Place, bundle: Path, reader: Reader) -> dict[str, Any]:
     prepared, result = measure.ours(place.engine.url, "baseimg.prepare", **arguments)
     disturbed = reader.end()
     assert result["returned"]["changed"], result
-    converged, window = change(place, "baseimg.converge", **arguments)
-    back, way_back = change(place, "baseimg.rollback", base=SOURCE)
+    converged, _ = measure.change(place.engine.url, "baseimg.converge", **arguments)
+    back, _ = measure.change(place.engine.url, "baseimg.rollback", base=SOURCE)
+    assert converged.window_seconds
+    assert back.window_seconds
     pruned: dict[str, Any] = {}
     while not pruned.get("removed"):  # a mount namespace that was made meanwhile keeps it for a moment
         pruned = measure.ours(place.engine.url, "baseimg.prune", base=SOURCE, keep=0)[1]["returned"][0]
@@ -79,17 +81,10 @@ def run(place: Place, bundle: Path, reader: Reader) -> dict[str, Any]:
         "disturbed": disturbed,
         "reads_ratio": round(disturbed["iops"] / alone["iops"], 3),
         "prepare_seconds": round(prepared.seconds, 1),
-        "window_seconds": {"converge": round(window, 3), "rollback": round(way_back, 3)},
-        "window_ratio": round(window / way_back, 2),
-        "job_seconds": {"converge": round(converged, 3), "rollback": round(back, 3)},
+        "window_seconds": {"converge": round(converged.window_seconds, 3), "rollback": round(back.window_seconds, 3)},
+        "window_ratio": round(converged.window_seconds / back.window_seconds, 2),
+        "job_seconds": {"converge": round(converged.seconds, 3), "rollback": round(back.seconds, 3)},
     }
-
-
-def change(place: Place, function: str, **arguments: Any) -> tuple[float, float]:
-    """Return the seconds of a change, and of its window: from the lock to the durable exchange."""
-    sample, _result = measure.change(place.engine.url, function, **arguments)
-    assert sample.window_seconds
-    return sample.seconds, sample.window_seconds
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ class TestUnchangedContent:
         assert differences(show(node.dirs(BASE)), target) == []
 
     def test_content_of_another_build_is_refused(self, node: Lab) -> None:
-        """The bundle was built where the file had other content; the node finds this out, and changes nothing."""
+        """The file had other content where the bundle was built: the node refuses, and changes nothing."""
         files = [Path(directory) / "lib/large" for directory in (node.dirs(BASE)[0], node.dirs(NEW)[0])]
         for path in files:
             path.write_bytes(b"X" + LIBRARY[1:])

@@ -217,7 +217,7 @@ def test_the_worker_imports_nothing_later() -> None:
 
 
 def test_a_path_that_is_renamed_all_the_time(jail: Jail) -> None:
-    """The file is mounted where it was expected, or not at all."""
+    """The file is mounted at the expected path, or at none."""
     script = (
         "import os,sys\nos.chdir(sys.argv[1])\nos.symlink('outside','swap')\n"
         "while True:\n os.rename('etc','away'); os.rename('swap','etc')\n"

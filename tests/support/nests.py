@@ -119,6 +119,14 @@ class NestNode:
     def converge(self, base: str, version: str, chain_id: str | None = None) -> dict[str, Any]:
         return ops_converge.converge(self.context, base, version, self.bundles.get(base, {}), chain_id)
 
+    def mark_damaged(self, base: str) -> None:
+        """Record that the live content of a base was changed out of band."""
+        store = bases.locate(self.engine, base).store
+        record = store.read()
+        assert record
+        record.live.damaged = True
+        store.save(record)
+
     def declared(self, base: str, version: str) -> DeclaredBundles:
         return DeclaredBundles(self.bundles[base], version)
 

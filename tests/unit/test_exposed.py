@@ -234,7 +234,7 @@ def test_what_the_awaited_version_keeps_of_the_live_one() -> None:
 
 
 def test_a_version_in_another_base() -> None:
-    """Within one release of a distribution the order of versions decides; between two nobody knows."""
+    """The order of versions decides within one release of a distribution; between two releases it is unknown."""
     fixed = answer(distro=DEBIAN)
 
     def other(version: str, **more: Any) -> dict[str, Any]:

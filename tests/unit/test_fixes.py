@@ -215,11 +215,7 @@ def test_a_base_of_a_nest_masks_the_fix(tmp_path: Path) -> None:
 
 def test_what_cannot_be_judged_is_unknown(node: NestNode) -> None:
     node.converge(OS, "2")
-    store = bases.locate(node.engine, OS).store
-    record = store.read()
-    assert record
-    record.live.damaged = True
-    store.save(record)
+    node.mark_damaged(OS)
     judged = answer(node)
     assert "out of band" in judged["unknown"]
     assert states(judged)["corp/plain:1"] == dict.fromkeys(judged["updates"], "unknown")

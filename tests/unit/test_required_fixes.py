@@ -116,11 +116,7 @@ def test_the_live_content_is_checked_for_images_that_came_later(node: NestNode) 
 
 def test_what_cannot_be_judged_is_missing(node: NestNode) -> None:
     node.converge(OS, "2")
-    store = bases.locate(node.engine, OS).store
-    record = store.read()
-    assert record
-    record.live.damaged = True
-    store.save(record)
+    node.mark_damaged(OS)
     requiring(node, CVE)
     with pytest.raises(FixMissing, match="out of band"):
         node.converge(OS, "2")

@@ -242,7 +242,7 @@ def random_answer(choice: random.Random) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_documents_and_answers_agree(seed: int) -> None:
-    """Whatever nodes answer: an image is not affected only if nobody is exposed in it, and the other way round."""
+    """For all answers of nodes: an image is not affected if and only if ``exposed`` does not list it."""
     choice = random.Random(seed)
     answers = {node: random_answer(choice) for node in ("n1", "n2", "n3")}
     fleet = fleet_of(answers)

@@ -34,6 +34,7 @@ from .effects import LiveEffects
 from .plan import Catalogue
 
 FORMAT = 1
+_UNREAD = "its own files cannot be read: create it again"
 _RESULT = "baseimg/fixes.json"  # below the minion's cache
 
 
@@ -232,7 +233,7 @@ class _Answer:
         return databases.versions(self._effects.stack, self._effects.manager) or {}
 
     def _own_versions(self, layers: Sequence[str], image: Image) -> dict[str, Any]:
-        """Return what was asked for, from the database of layers over the base, if they have one that differs."""
+        """Return the requested packages that layers over the base have in another version, from their own database."""
         if not self.asked or not databases.has_own(layers):
             return {}
         manager = self._effects.manager
@@ -265,7 +266,7 @@ class _Answer:
         own = own_files(self.context.engine, container, image.config) if image else None
         upper, volumes = ((own.directory,), own.mounts) if own else ((), ())
         layers = (*upper, *image.directories[: len(self.base.diff_ids) - 1 : -1]) if image else ()
-        unread = "" if own else "its own files cannot be read: create it again"
+        unread = "" if own else _UNREAD
         older = self._older_above(container, image) if image and container.pid else ""
         effects = self._container_effects(container, image, own, older)
         live = {name: each for name, each in effects.items() if each.state is effect.State.IN_EFFECT_LIVE}
@@ -309,7 +310,7 @@ class _Answer:
         if image is None:
             return every(effect.unknown("its image was removed: create the container again"))
         if own is None:
-            return every(effect.unknown("its own files cannot be read: create it again"))
+            return every(effect.unknown(_UNREAD))
         effects = self._effects.of_item(image, (own.directory,), own.mounts)
         if not container.pid:
             return effects

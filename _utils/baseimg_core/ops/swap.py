@@ -226,7 +226,7 @@ def add_live(result: dict[str, Any], delivered: Mapping[str, ContainerResult]) -
         result: The result of an operation.
         delivered: The result of :func:`live.deliver`.
     """
-    if plain := {name: each.as_dict() for name, each in delivered.items() if each.as_dict()}:
+    if plain := {name: fields for name, each in delivered.items() if (fields := each.as_dict())}:
         result["restart"]["live"] = plain
         result["warnings"] = [
             *result["warnings"],

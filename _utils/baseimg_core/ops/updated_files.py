@@ -7,17 +7,17 @@ from dataclasses import replace
 from functools import cached_property
 
 from ..disk.impact.layer_scan import LayerScanner
+from ..disk.impact.view import BaseOnDisk, LayeredView
 from ..disk.packages import databases, fixes
 from ..disk.stack.directories import Stack, StackNode
 from ..model.fixes import effect
 from ..model.impact import overrides
 from ..model.impact.overrides import ExpectedPath, ExpectedPaths
 from ..model.impact.path_class import IGNORED, PathClass, classify
+from ..model.impact.view import resolve
 from ..model.packages.difference import Packages
 from ..model.stack import overlay
 from ..model.stack.entry import Entry
-
-_MAX_LINKS = 40  # symlinks in one path, as in path_resolution(7)
 
 
 class UpdatedFiles:
@@ -34,23 +34,31 @@ class UpdatedFiles:
         self._packages, self._old, self._new, self._digests = packages, old, new, digests
         self._scanner: LayerScanner | None = None
         self._hidden: dict[tuple[str, ...], frozenset[bytes]] = {}
-        # filled with owned
-        self._entries: dict[bytes, ExpectedPath] = {}
 
-    @cached_property
+    @property
     def owned(self) -> dict[str, set[bytes] | None]:
         """The paths by package, or absolute path of a file outside of packages; ``None`` if they are unknown."""
+        return self._collected[0]
+
+    @property
+    def _entries(self) -> dict[bytes, ExpectedPath]:
+        """What is expected at each of these paths."""
+        return self._collected[1]
+
+    @cached_property
+    def _collected(self) -> tuple[dict[str, set[bytes] | None], dict[bytes, ExpectedPath]]:
         packages, updates = self._packages, effect.updates(self._packages)
         listed = {} if packages.owners is not None else self._owners_on_disk(updates)
         owned: dict[str, set[bytes] | None] = {}
+        entries: dict[bytes, ExpectedPath] = {}
         for name in updates:
             if name.startswith("/"):
-                owned[name] = self._deciding(self._at(packages.owned(name) or ()), True, is_named=True)
+                owned[name] = self._add_deciding(entries, self._at(packages.owned(name) or ()), True, is_named=True)
                 continue
             is_recorded = packages.owners is not None
             paths = packages.owned(name) if is_recorded else listed.get(name, listed.get(name.partition(":")[0]))
-            owned[name] = None if paths is None else self._deciding(effect.decisive(paths), is_recorded)
-        return owned
+            owned[name] = None if paths is None else self._add_deciding(entries, effect.decisive(paths), is_recorded)
+        return owned, entries
 
     @cached_property
     def replaced(self) -> set[str]:
@@ -74,8 +82,10 @@ class UpdatedFiles:
         stacks = [stack for stack in (self._old, self._new) if stack]
         return {*paths, *(file for stack in stacks for file in stack.files_below(paths))}
 
-    def _deciding(self, paths: Collection[bytes], is_changed: bool, is_named: bool = False) -> set[bytes]:
-        """Return the paths that can carry a fix, and remember what is expected there."""
+    def _add_deciding(
+        self, entries: dict[bytes, ExpectedPath], paths: Collection[bytes], is_changed: bool, is_named: bool = False
+    ) -> set[bytes]:
+        """Return the paths that can carry a fix, and add what is expected there."""
         deciding = set()
         for path in paths:
             entry, before = _entry(self._new, path), _entry(self._old, path) if self._old else None
@@ -84,7 +94,7 @@ class UpdatedFiles:
             if entry is None and before and before.is_dir and not is_named:
                 continue  # its files are listed, too
             if _decides(path, entry, before):
-                self._entries[path] = ExpectedPath(path, entry, self._digests.get(path))
+                entries[path] = ExpectedPath(path, entry, self._digests.get(path))
                 deciding.add(path)
         return deciding
 
@@ -98,7 +108,7 @@ class UpdatedFiles:
         Raises:
             LayerUnsupported: A layer cannot be read.
         """
-        if not self.owned or not self._entries:
+        if not self._entries:
             return frozenset()
         if layers not in self._hidden:
             expected = ExpectedPaths(self._entries)
@@ -115,15 +125,14 @@ class UpdatedFiles:
             volumes: The mount points, as absolute paths.
             image: What the image shows: ``/lib`` may be a symlink.
         """
-        points = {_resolve(image, volume.encode("utf-8", "surrogateescape")) for volume in volumes}
-        return {
-            path for path in self._entries if self.owned and not points.isdisjoint((path, *overlay.ancestors(path)))
-        }
+        view = LayeredView((), BaseOnDisk(image), {})
+        points = {resolve(view, volume.encode("utf-8", "surrogateescape"), partial=True) for volume in volumes}
+        return {path for path in self._entries if not points.isdisjoint((path, *overlay.ancestors(path)))}
 
     def not_from(self, layers: Collection[str], image: Stack) -> set[bytes]:
         """Return the existing paths that a stack does not show from one of these layers."""
         roots = tuple(layer.rstrip("/").encode("utf-8", "surrogateescape") + b"/" for layer in layers)
-        existing = [path for path, expected in self._entries.items() if self.owned and expected.entry]
+        existing = [path for path, expected in self._entries.items() if expected.entry]
         return {path for path in existing if not (node := image.find(path)) or not node.top.startswith(roots)}
 
 
@@ -138,24 +147,3 @@ def _decides(path: bytes, entry: Entry | None, before: Entry | None) -> bool:
         is_same = before is not None and replace(entry, mtime_ns=0, size=0) == replace(before, mtime_ns=0, size=0)
         return before is not None and not is_same and classify(path, None) not in IGNORED - {PathClass.DIRECTORY}
     return classify(path, entry) not in IGNORED
-
-
-def _resolve(stack: Stack, path: bytes) -> bytes:
-    """Return the relative path without symlinks; the part that does not exist stays as it is."""
-    pending, current, links = _parts(path), b"", 0
-    while pending:
-        part = pending.pop()
-        child = overlay.split(current)[0] if part == b".." else overlay.join(current, part)
-        entry = _entry(stack, child) if child and part != b".." else None
-        if entry and entry.target and links < _MAX_LINKS:
-            links += 1
-            current = b"" if entry.target.startswith(b"/") else current
-            pending += _parts(entry.target)
-        else:
-            current = child
-    return current
-
-
-def _parts(path: bytes) -> list[bytes]:
-    """Return the parts of a path, the first one last."""
-    return [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from ...linux.files import CHUNK, hex_digest
+from ...linux.files import hex_digest
 from ...model.containers import live
 from ...model.containers.live import LivePaths
 from ...model.impact.overrides import ExpectedPath, ExpectedPaths
+from ...model.impact.view import resolve
 from ...model.stack import overlay
 from ...model.stack.entry import Kind, kind_of
+from ..impact.view import BaseOnDisk, LayeredView
+from ..stack.compare import same_files
 from ..stack.directories import Stack
-
-_LINKS = 40  # symlinks followed in one path, as path_resolution(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +63,12 @@ def changed(
     named.update(path for path in expected.paths if paths.matches(path) and not _is_directory(expected, path))
     for path in sorted({*named, *mounted}):
         decisive = next((each for each in (path, *overlay.ancestors(path)) if each in expected.by_path), None)
-        if decisive is None:
+        if decisive == path:
+            _compare_expected(result, path, old, expected.by_path[path])
+        elif decisive is None or _is_directory(expected, decisive):
             _compare(result, path, old, new)
-        elif decisive == path or not _is_directory(expected, decisive):
-            after = expected.by_path[path] if decisive == path else ExpectedPath(path)
-            if after.kept and (kept := new.find(path)):
-                after = replace(after, digest=_digest(kept.top))
-            _compare_expected(result, path, old, after)
         else:
-            _compare(result, path, old, new)
+            _compare_expected(result, path, old, ExpectedPath(path))
     result.named = [path for path in result.files if path in named]
     result.left = {path: reason for path, reason in result.left.items() if path in named}
     return result
@@ -147,37 +145,10 @@ def _digest(path: bytes) -> str:
 
 
 def _same(first: bytes, second: bytes, before: os.stat_result, after: os.stat_result) -> bool:
-    if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
-        return True
-    if before.st_size != after.st_size:
-        return False
-    with open(first, "rb") as old_file, open(second, "rb") as new_file:
-        while block := old_file.read(CHUNK):
-            if block != new_file.read(CHUNK):
-                return False
-    return True
+    is_one_file = (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino)
+    return is_one_file or (before.st_size == after.st_size and same_files(first, second))
 
 
 def _resolve(stack: Stack, path: bytes) -> bytes:
     """Follow symlinks of a content; return the path itself if it leads nowhere."""
-    pending, done, links = path.split(b"/")[::-1], list[bytes](), 0
-    while pending:
-        name = pending.pop()
-        if name in (b"", b"."):
-            continue
-        if name == b"..":
-            del done[-1:]
-            continue
-        node = stack.find(b"/".join([*done, name]))
-        if node is None:
-            return path
-        if node.is_dir or not os.path.islink(node.top):
-            done.append(name)
-            continue
-        links += 1
-        target = os.readlink(node.top)
-        if links > _LINKS:
-            return path
-        done = [] if target.startswith(b"/") else done
-        pending += target.split(b"/")[::-1]
-    return b"/".join(done)
+    return resolve(LayeredView((), BaseOnDisk(stack), {}), path) or path

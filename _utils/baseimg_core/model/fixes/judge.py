@@ -182,7 +182,7 @@ class AdvisoryJudge:
             pending, version = item.awaited_pending, awaited.version
             if name in self._named and name not in self._announced and _is_downgrade(observed, before, here):
                 return _unknown(
-                    observed, item, name, f"{version} has {name} {here or 'no more'}, the fix is in {before}"
+                    observed, item, name, f"{name} is fixed in {before}; {version} has {here or 'no such package'}"
                 )
             if name in self._named | self._announced:
                 return _pending(observed, item, name, pending, version)

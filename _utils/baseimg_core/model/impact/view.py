@@ -47,16 +47,17 @@ class View(Protocol):
         """Return the absolute paths in ``ld.so.cache`` by library name."""
 
 
-def resolve(view: View, path: bytes) -> bytes | None:
+def resolve(view: View, path: bytes, partial: bool = False) -> bytes | None:
     """
     Resolve a path as a process in the container does.
 
     Args:
         view: The file system.
         path: An absolute or relative path; both start at the root.
+        partial: True to keep the names from where the path does not exist.
 
     Returns:
-        The relative path without symlinks; ``None`` if it does not exist.
+        The relative path without symlinks; ``None`` if it does not exist, except with ``partial``.
     """
     pending = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
     current, links = b"", 0
@@ -67,17 +68,14 @@ def resolve(view: View, path: bytes) -> bytes | None:
             continue
         child = overlay.join(current, part)
         node = view.lookup(child)
-        if node is None:
-            return None
-        if node.kind is Kind.SYMLINK:
+        if node and node.kind is Kind.SYMLINK and links < _MAX_LINKS:
             links += 1
-            if links > _MAX_LINKS:
-                return None
             if node.target.startswith(b"/"):
                 current = b""
             pending += [step for step in reversed(node.target.split(b"/")) if step not in (b"", b".")]
             continue
-        if pending and node.kind is not Kind.DIRECTORY:
+        exists = node is not None and node.kind is not Kind.SYMLINK  # a symlink here is one too many
+        if not partial and (not exists or (pending and node and node.kind is not Kind.DIRECTORY)):
             return None
         current = child
     return current

@@ -99,7 +99,7 @@ class MountedLayer:
             return name == self._short  # the link may have changed since the mount
         layer = _LAYER.search(path)
         if layer and layer[1] != os.path.basename(self._directory):
-            return False  # also where it cannot be resolved: in the mount namespace of an engine in a container
+            return False  # its name decides: an engine in a container has paths that do not exist here
         if path in self._named or _is_below(path, self._directory):
             return True
         real = os.path.realpath(self._resolve(path))
