@@ -131,7 +131,8 @@ def test_packages_and_versions() -> None:
     assert ask({"a": answer(**fixed)}, None, "openssl<3.0.15-1")["retcode"] == 0
     overridden = answer(image(openssl={"state": "overridden"}), **fixed)
     assert ask({"a": overridden}, None, "openssl<3.0.15-1")["groups"][0]["state"] == "overridden"
-    assert ask({"a": overridden}, None, "openssl<3.0.11-1")["retcode"] == 0  # the old version is not affected
+    older = answer(containers=[container(openssl={"state": "after restart"})], **fixed)
+    assert ask({"a": older}, None, "openssl<3.0.11-1")["retcode"] == 0  # the old version is not affected
     assert ask({"a": {**behind(), "bases": [{**behind()["bases"][0], **old}]}}, None, "openssl<3.0.15-1")["groups"][0][
         "do"
     ] == ("converge the nodes: state.apply baseimg")
@@ -143,7 +144,8 @@ def test_packages_and_versions() -> None:
 
 @pytest.mark.parametrize(
     ("advisory", "package"),
-    [(None, None), (CVE, "a<1"), ("openssl", None), (None, "openssl"), (None, "openssl>3"), (5, None)],
+    [(None, None), (CVE, "a<1"), ("openssl", None), (5, None)]
+    + [(None, wrong) for wrong in ("openssl", "openssl>3", "openssl<=3", "openssl<<3", "openssl<3,4", "openssl<")],
 )
 def test_questions_are_checked(advisory: Any, package: Any) -> None:
     with pytest.raises(ArgumentInvalid):
@@ -320,6 +322,57 @@ def test_the_packages_of_an_images_own_layers() -> None:
     assert ask({"a": answer(newer, installed={"curl": "7"})}, None, "curl<8")["retcode"] == 0
     stale = {**image(), "installed": {"openssl": "3.0.11-1"}}  # its files are the base's
     assert ask({"a": answer(stale, installed={"openssl": "3.0.15-1"})}, None, "openssl<3.0.15-1")["retcode"] == 0
+
+
+@pytest.mark.parametrize(("own", "code"), [("2.9-1", 20), ("3.0.12-1", 0), ("", 21)])
+def test_own_files_although_no_version_of_the_base_is_affected(own: str, code: int) -> None:
+    """An image may have pinned a version that is older than the base's first one."""
+    pinned = {**image(openssl={"state": "overridden"}), "installed": {"openssl": own} if own else {}}
+    result = ask({"a": answer(pinned, installed={"openssl": "3.0.15-1"})}, None, "openssl<3.0.11-1")
+    assert result["retcode"] == code
+
+
+@pytest.mark.parametrize(
+    ("updates", "here"),
+    [
+        ({"/opt/tool": {"from": "", "to": "", "advisories": {CVE: "operator"}}}, {}),
+        ({"netcat": {"from": "1", "to": "", "advisories": {CVE: "operator"}}}, {"netcat": "1"}),
+    ],
+)
+def test_a_node_on_an_older_version_than_a_fix_without_a_version(updates: dict[str, Any], here: dict[str, str]) -> None:
+    """A fix by path, and one that removes a package, have no version that could be compared."""
+    old = answer(version="12.0", bundle="", updates={}, installed=here)
+    ((state, nodes, do),) = grouped(ask({"a": answer(updates=updates), "b": old}))
+    assert (state, nodes, "roll out 12.1" in do) == ("not here", ["b"], True)
+    without = answer(**{**SECOND_CHAIN, "installed": {}})
+    assert ask({"a": answer(updates=updates), "b": without})["retcode"] == 0
+
+
+def test_a_path_that_a_later_bundle_names_for_another_advisory() -> None:
+    named = {"/opt/tool": {"from": "", "to": "", "advisories": {CVE: "operator"}}}
+    again = {"/opt/tool": {"from": "", "to": "", "advisories": {"CVE-2025-1000": "operator"}}}
+    result = ask({"a": answer(updates=named), "b": answer(version="12.2", updates=again)})
+    assert [(state, nodes) for state, nodes, _do in grouped(result)] == [("unknown", ["b"])]
+
+
+@pytest.mark.parametrize("fixed", [["libc6"], ["libc6:amd64", "libc6:i386"]])
+@pytest.mark.parametrize("here", [["libc6"], ["libc6:amd64"], ["libc6:amd64", "libc6:i386"]])
+@pytest.mark.parametrize("is_own", [True, False])
+def test_packages_of_several_architectures_in_another_base(fixed: list[str], here: list[str], is_own: bool) -> None:
+    """dpkg's database adds the architecture only if a base has a package for several."""
+    updates = {name: {"from": "2.36-9", "to": "2.36-10", "advisories": {CVE: "changelog"}} for name in fixed}
+    chain = {"updates": {}, "version": "12.0"} if is_own else SECOND_CHAIN
+    for version, code in ("2.36-9", 20), ("2.36-10", 0):
+        installed = {**dict.fromkeys(here, "2.36-10"), here[-1]: version}
+        other = answer(**{**chain, "distro": DEBIAN, "installed": installed})
+        assert ask({"a": answer(updates=updates, distro=DEBIAN), "b": other})["retcode"] == code
+
+
+def test_the_same_image_in_another_engine_of_the_node() -> None:
+    """Docker and Podman give an image one ID; only one engine's copy of the base has the fix."""
+    copy_of_it = {**UNDECLARED, "image": "corp/app:1 (podman)", "id": image()["id"]}
+    result = ask({"a": {**answer(), "others": [{**copy_of_it, "engine": "podman"}]}})
+    assert [(state, nodes) for state, nodes, _do in grouped(result)] == [("not here", ["a"])]
 
 
 def test_two_versions_of_one_rpm_package() -> None:

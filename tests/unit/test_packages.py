@@ -144,8 +144,20 @@ class TestDpkg:
             "dpkg", {"libc6:amd64": "2.36", "libc6:i386": "2.36"}, {"b": "1"}, {"a": ("1:1-1", "1:1-2")}
         )
 
+    def test_a_version_with_more_architectures(self, tmp_path: Path) -> None:
+        """The package was updated, not removed and added: its fixes count."""
+        single = put(tmp_path / "single", DPKG, stanza("libc6", "2.36"))
+        both = stanza("libc6", "2.37") + "\n" + stanza("libc6", "2.37", architecture="i386")
+        several = put(tmp_path / "several", DPKG, both)
+        assert differ(single, several) == Packages(
+            "dpkg", {"libc6:i386": "2.37"}, {}, {"libc6:amd64": ("2.36", "2.37")}
+        )
+        assert differ(several, single) == Packages(
+            "dpkg", {}, {"libc6:i386": "2.37"}, {"libc6:amd64": ("2.37", "2.36")}
+        )
+
     def test_images_made_without_dpkg(self, tmp_path: Path) -> None:
-        """Distroless images have one file for each package, next to digest lists, and no status field."""
+        """Distroless images have single file for each package, next to digest lists, and no status field."""
         stanza_text = "Package: openssl\nVersion: 3.0.11\nArchitecture: amd64\n"
         old = put(tmp_path / "old", f"{DPKG}.d/openssl", stanza_text)
         put(old, f"{DPKG}.d/openssl.md5sums", "0123  usr/bin/openssl\n")

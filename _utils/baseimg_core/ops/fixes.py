@@ -64,7 +64,11 @@ def fixes(
         except BaseimgError as exc:
             errors.append({"base": base.reference, "error": exc.message})
     covered = {base.chain_id for base, _declaration in selected}
-    others = [] if name else [*_others(context.engine, covered, tuple(installed)), *_elsewhere(context, errors)]
+    others = (
+        []
+        if name
+        else [*_others(context.engine, covered, tuple(installed)), *_elsewhere(context, tuple(installed), errors)]
+    )
     return {
         "format": FORMAT,
         "at": now(),
@@ -135,13 +139,13 @@ def _others(engine: Engine, covered: Collection[str], asked: Sequence[str]) -> l
     return others
 
 
-def _elsewhere(context: Context, errors: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+def _elsewhere(context: Context, asked: Sequence[str], errors: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
     """Yield the images in other engines of this node, in which no base is declared; add engines that do not answer."""
     for place in context.places():
         try:
             if (engine := place.connect()) is not context.engine:
-                for other in _others(engine, (), ()):
-                    yield {**other, "image": f"{other['image']} ({place.name})"}
+                for other in _others(engine, (), asked):
+                    yield {**other, "image": f"{other['image']} ({place.name})", "engine": place.name}
         except BaseimgError as exc:
             errors.append({"base": "", "error": f"{place.name}: {exc.message}"})
 

@@ -57,6 +57,8 @@ def difference(source: Stack, target: Stack) -> Packages | None:
         except DatabaseUnreadable as exc:
             return Packages(manager, unknown=str(exc)[: packages_difference.MAX_TEXT])
         if old is not None or new is not None:
+            if manager == "dpkg" and old and new:
+                old, new = _with_architectures(source, old, new), _with_architectures(target, new, old)
             return packages_difference.difference(manager, old or {}, new or {})
     return None
 
@@ -97,8 +99,7 @@ def sources(stack: Stack, manager: str) -> dict[str, tuple[str, str]]:
         manager: The package manager; rpm's advisories name binary packages, so there are none.
     """
     if manager == "dpkg":
-        data = [_read(stack, _DPKG) or b"", *_distroless(stack)]
-        packages = [package for file in data for package in dpkg.installed(file)]
+        packages = _packages_of_dpkg(stack)
         return {package.name: (dpkg.source_name(package), dpkg.source_version(package)) for package in packages}
     if manager == "apk":
         data_of_apk = next((content for path in _APK if (content := _read(stack, path)) is not None), b"")
@@ -198,6 +199,17 @@ def _dpkg(stack: Stack) -> Versions | None:
     if data is None and len(files) == 1:
         return None
     return dpkg.versions(package for file in files for package in dpkg.installed(file))
+
+
+def _with_architectures(stack: Stack, own: Versions, other: Versions) -> Versions:
+    """Return a stack's versions under the names of another one, which may have packages in more architectures."""
+    several = {name.partition(":")[0] for name in other if ":" in name} & own.keys()
+    return dpkg.versions(_packages_of_dpkg(stack), several) if several else own
+
+
+def _packages_of_dpkg(stack: Stack) -> Iterator[InstalledPackage]:
+    for data in (_read(stack, _DPKG) or b"", *_distroless(stack)):
+        yield from dpkg.installed(data)
 
 
 def _distroless(stack: Stack) -> Iterator[bytes]:

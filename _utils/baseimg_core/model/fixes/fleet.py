@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ...display import printable
 from ..rollout import shapes
+from .query import matching, without_architecture
 
 FORMAT = 1
 INVALID = "answer-invalid"
@@ -30,6 +31,7 @@ _OTHER = {
     "id": str,
     "chain_ids": [str],
     "digests?": [str],
+    "engine?": str,
     "manager?": str,
     "installed?": {"*": str},
     "unread?": str,
@@ -82,6 +84,8 @@ class Other:
     manager: str
     #: Why its database cannot be read; empty if it can.
     unread: str
+    #: The other engine of the node that has it; empty for the one in which bases are declared.
+    engine: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,13 @@ class Observed:
     distro: Mapping[str, str]
     #: The images and containers.
     items: tuple[Item, ...]
+    #: The names with an architecture by name, of packages that the base has in several architectures.
+    architectures: Mapping[str, Sequence[str]]
+
+    def names_of(self, package: str) -> Sequence[str]:
+        """Return the names under which the base may have a package that another base calls ``package``."""
+        bare = without_architecture(package)
+        return [name for name in self.architectures.get(bare, (bare,)) if matching(name, package)]
 
     @property
     def sources(self) -> list[tuple[Updates, str]]:
@@ -195,14 +206,16 @@ class Fleet:
         items += [self._item(container, True) for container in base["containers"]]
         updates = self._same_updates(base["updates"])
         distro = self._same(tuple(sorted(base.get("distro", {}).items())))
+        installed = self._same_installed(base.get("installed"))
         return Observed(
             node,
             **texts,
             updates=updates,
             awaited=awaited,
-            installed=self._same_installed(base.get("installed")),
+            installed=installed,
             distro=dict(distro),
             items=tuple(items),
+            architectures=_architectures({*(installed or {}), *updates, *(awaited.updates if awaited else ())}),
         )
 
     def _item(self, raw: Mapping[str, Any], is_container: bool) -> Item:
@@ -220,7 +233,8 @@ class Fleet:
 
     def _other(self, node: str, raw: Mapping[str, Any]) -> Other:
         chain_ids = self._same(tuple(self._same(str(chain_id)) for chain_id in raw["chain_ids"]))
-        return Other(node, self._item(raw, False), chain_ids, raw.get("manager", ""), raw.get("unread", ""))
+        texts = (self._same(raw.get(key, "")) for key in ("manager", "unread", "engine"))
+        return Other(node, self._item(raw, False), chain_ids, *texts)
 
     def others_on(self, chain_id: str) -> list[Other]:
         """Return the images with a layer of this chain ID that belongs to no known base of their node."""
@@ -231,7 +245,9 @@ class Fleet:
         return self._by_chain.get(chain_id, [])
 
     def bases_of(self, other: Other) -> list[tuple[Observed, Item]]:
-        """Return the bases on its node that an image is on, with its item in their answers."""
+        """Return the bases on its node that an image is on, with its item in their answers; none in another engine."""
+        if other.engine:
+            return []
         return [
             (observed, item)
             for observed in self._by_node.get(other.node, ())
@@ -261,6 +277,13 @@ def _check(answer: Mapping[str, Any]) -> None:
     if answer.get("format") != FORMAT:
         raise shapes.ShapeInvalid(f"its format is {answer.get('format')!r}, expected {FORMAT}")
     shapes.check_shape(answer, _ANSWER, "the answer")
+
+
+def _architectures(names: Iterable[str]) -> dict[str, list[str]]:
+    by_name: dict[str, list[str]] = {}
+    for name in sorted(name for name in names if ":" in name and not name.startswith("/")):
+        by_name.setdefault(without_architecture(name), []).append(name)
+    return by_name
 
 
 _NOTHING: Mapping[str, Mapping[str, Any]] = {}

@@ -67,9 +67,11 @@ class Fix:
         return self.manager == observed.manager and self.distro == distro and {"id", "version"} <= {*observed.distro}
 
     def is_in(self, version: str, observed: Observed) -> bool:
-        """True if a base with this version of the package has the fix."""
+        """True if a base with this version of the package has the fix. The version of a base says nothing of a file."""
+        if self.package.startswith("/"):
+            return False
         if self.to == version:
-            return self.manager == observed.manager
+            return self.manager == observed.manager and (bool(version) or observed.installed is not None)
         if not self.to or not version:
             return False
         return self.orders(observed) and not is_older(self.manager, version, self.to)
@@ -123,7 +125,7 @@ class AdvisoryJudge:
         self._named = {*_fixing(observed.updates, known.advisory)}
         self._declared = self._awaited.updates if self._awaited else {}
         self._announced = {*_fixing(self._declared, known.advisory)}
-        others = [name for name in known.fixes if self._may_lack(name)]
+        others = [name for known_name in known.fixes for name in observed.names_of(known_name) if self._may_lack(name)]
         self._names = sorted({*self._named, *self._announced, *others})
 
     @property
@@ -145,12 +147,18 @@ class AdvisoryJudge:
             return _unknown(observed, item, "", self._awaited.reason)
         return min(exposures, key=lambda exposure: exposure.state.rank, default=None)
 
-    def shows(self, name: str, item: Item) -> bool:
-        """True if an item shows the fix in this package."""
-        if self._observed.unknown or self._of_package(name, item):
-            return False
+    def shows(self, package: str, item: Item) -> bool:
+        """True if an item shows the fix in a package, in every architecture of it."""
+        return not self._observed.unknown and all(self._shows(name, item) for name in self._observed.names_of(package))
+
+    def _shows(self, name: str, item: Item) -> bool:
         here = self._here(name)
-        return name in self._named or bool(here and self._missing(name, here) is None)
+        has_fix = name in self._named or bool(here and self._missing(name, here) is None)
+        return has_fix and self._of_package(name, item) is None
+
+    def _fixes(self, name: str) -> list[Fix]:
+        """Return the known fixes of a package, also those that another base has for one architecture of it."""
+        return [fix for known_name, fixes in self._known.fixes.items() if matching(known_name, name) for fix in fixes]
 
     def _here(self, name: str) -> str:
         """Return the live version of a package; empty if the base does not have it."""
@@ -160,7 +168,7 @@ class AdvisoryJudge:
 
     def _may_lack(self, name: str) -> bool:
         """True if the base may lack a fix that only other answers name, or an item may hide it."""
-        updates, fixes = self._observed.updates, self._known.fixes[name]
+        updates, fixes = self._observed.updates, self._fixes(name)
         if name in updates:
             return not any(updates[name]["from"] and fix.is_in(updates[name]["from"], self._observed) for fix in fixes)
         is_base = any(fix.chain_id == self._observed.chain_id for fix in fixes)
@@ -168,7 +176,7 @@ class AdvisoryJudge:
 
     def _missing(self, name: str, version: str) -> Fix | None:
         """Return the fix that a version of a package lacks, of this base if there is one; ``None`` if it has one."""
-        fixes = self._known.fixes.get(name, [])
+        fixes = self._fixes(name)
         if any(fix.is_in(version, self._observed) for fix in fixes):
             return None
         own = [fix for fix in fixes if fix.chain_id == self._observed.chain_id]
@@ -190,20 +198,23 @@ class AdvisoryJudge:
             return _not_here(observed, item, name, awaited.version)
         elif name in self._named:
             return _pending(observed, item, name, pending, version)
-        is_removed = not here and name in observed.updates
+        is_removed = not here and name in observed.updates and not name.startswith("/")
         if is_removed or (missing := self._missing(name, here)) is None:
             return _pending(observed, item, name, pending, version)
-        return self._without(missing, here, item)
+        return self._without(missing, name, here, item)
 
-    def _without(self, fix: Fix, here: str, item: Item) -> Exposure:
+    def _without(self, fix: Fix, name: str, here: str, item: Item) -> Exposure:
         """Return the exposure of an item whose base lacks a fix that another version or another base has."""
-        observed, awaited, name = self._observed, self._awaited, fix.package
+        observed, awaited = self._observed, self._awaited
         is_own = fix.chain_id == observed.chain_id
         is_older_here = bool(here) and fix.orders(observed)
         if awaited and not item.has_awaited and fix.is_in(self._declared.get(name, _NONE)["to"], observed):
             return _not_here(observed, item, name, awaited.version)
         if "unread" in observed.updates.get(name, _NONE) and not is_older_here:
             return _unknown(observed, item, name, f"the update of {name} names no advisories: build it with fixes=")
+        if name.startswith("/") and name in observed.updates:
+            reason = f"{observed.version} brought {name} for other advisories: build it with fixes="
+            return _unknown(observed, item, name, reason)
         if is_own:
             return _not_here(observed, item, name, fix.version)
         reason = f"the base has {name} {here}, {fix.base} {fix.version} has the fix in {fix.to or 'its removal'}"
@@ -278,9 +289,18 @@ class PackageJudge:
             remedy = _build(observed, name, self._query.version)
             reason = f"the base has {name} {here}"
             return Exposure(observed.node, observed.base, item, State.NOT_HERE, name, reason, remedy)
+        hidden = _pending(observed, item, name, pending, live)
         if update and update["from"] and not self._is_affected(update["from"]):
-            return None  # not even the old version is affected
-        return _pending(observed, item, name, pending, live)
+            return self._of_own_files(name, item, hidden)
+        return hidden
+
+    def _of_own_files(self, name: str, item: Item, exposure: Exposure | None) -> Exposure | None:
+        """Return an exposure if no version of the base is affected: then only the item's own files can be."""
+        if exposure is None or exposure.state not in (State.OVERRIDDEN, State.SPLIT, State.UNKNOWN):
+            return None
+        if name not in item.installed:
+            return _unknown(self._observed, item, name, f"it has its own files of {name}, of an unknown version")
+        return exposure if self._is_affected(item.installed[name]) else None
 
     def _fixes(self, name: str) -> bool:
         """True if the declared version has a version of the package that is not affected, or removes it."""

@@ -10,6 +10,7 @@ from .effect import State
 from .exposure import undeclared
 from .fleet import Fleet, Item, Observed
 from .judge import AdvisoryJudge, Exposure, Knowledge
+from .query import matching, without_architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class _Assessment:
         self._advisories: dict[str, list[str]] = {}
         for advisory, known in self._knowledge.items():
             for name in known.fixes:
-                self._advisories.setdefault(name, []).append(advisory)
+                self._advisories.setdefault(without_architecture(name), []).append(advisory)
         items = [other.item for other in fleet.others]
         items += [item for observed in fleet.observed for item in observed.items[::-1]]
         # one product for each image, whatever its name: one node must not clear an image that another node reports
@@ -144,7 +145,7 @@ class _Assessment:
 
     def _add_pending(self, observed: Observed, item: Item, product: Product) -> None:
         # an advisory may be named by another node's bundle only
-        names = {*item.pending, *item.awaited_pending}
+        names = {*map(without_architecture, (*item.pending, *item.awaited_pending))}
         for advisory in sorted({advisory for name in names for advisory in self._advisories.get(name, ())}):
             if exposure := AdvisoryJudge(observed, self._knowledge[advisory]).exposure(item):
                 self._statement(advisory, product).add(exposure)
@@ -184,10 +185,9 @@ def _all_knowledge(fleet: Fleet) -> dict[str, Knowledge]:
 def _packages(observed: Observed, known: Knowledge) -> Iterator[FixedPackage]:
     for updates, _version in observed.sources:
         for name, update in updates.items():
-            if name in known.fixes and not name.startswith("/"):
-                yield FixedPackage(
-                    observed.manager, observed.distro.get("id", ""), name.partition(":")[0], update["from"]
-                )
+            if not name.startswith("/") and any(matching(name, fixed) for fixed in known.fixes):
+                distro = observed.distro.get("id", "")
+                yield FixedPackage(observed.manager, distro, without_architecture(name), update["from"])
 
 
 def _product(item: Item) -> Product:

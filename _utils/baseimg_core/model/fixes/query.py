@@ -9,7 +9,7 @@ from ...errors import ArgumentInvalid
 from ..packages.advisories import is_advisory
 from ..policy.validation import wrong
 
-_RELATION = re.compile(r"([A-Za-z0-9][A-Za-z0-9.+:_-]*)\s*<\s*(\S+)")
+_RELATION = re.compile(r"([A-Za-z0-9][A-Za-z0-9.+:_-]*)\s*<\s*([A-Za-z0-9][A-Za-z0-9.+:~^_-]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,19 @@ def parse(advisory: object, package: object) -> Query:
 
 
 def matching(name: str, asked: str) -> bool:
-    """True if an installed package is the one that was asked for; dpkg adds an architecture if it has several."""
+    """
+    True if two names may mean the same package; dpkg adds an architecture if it has several.
+
+    The absolute path of a file outside of packages means itself alone.
+    """
+    if name.startswith("/") or asked.startswith("/"):
+        return name == asked
     own, _, architecture = name.partition(":")
     asked_name, _, asked_architecture = asked.partition(":")
     is_any = not architecture or not asked_architecture
     return own == asked_name and (is_any or architecture == asked_architecture)
+
+
+def without_architecture(name: str) -> str:
+    """Return the name of a package without its architecture; the absolute path of a file as it is."""
+    return name if name.startswith("/") else name.partition(":")[0]

@@ -8,7 +8,7 @@ deb-control(5) describes the stanzas, dpkg(1) the states. ``status`` has package
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 _FIELDS = (
@@ -57,13 +57,19 @@ def by_name(status: bytes) -> dict[str, InstalledPackage]:
     return {package.name: package for package in installed(status)}
 
 
-def versions(packages: Iterable[InstalledPackage]) -> dict[str, str]:
-    """Return versions by name. Names of packages with several architectures have a suffix: ``libc6:i386``."""
+def versions(packages: Iterable[InstalledPackage], several: Collection[str] = ()) -> dict[str, str]:
+    """
+    Return versions by name. Names of packages with several architectures have a suffix: ``libc6:i386``.
+
+    Args:
+        packages: The installed packages.
+        several: Names that have a suffix in any case.
+    """
     architectures: dict[str, dict[str, str]] = {}
     for package in packages:
         architectures.setdefault(package.name, {})[package.fields.get("Architecture", "")] = package.version
     return {
-        name if len(by_architecture) == 1 else f"{name}:{architecture}": version
+        name if len(by_architecture) == 1 and name not in several else f"{name}:{architecture}": version
         for name, by_architecture in architectures.items()
         for architecture, version in by_architecture.items()
     }
