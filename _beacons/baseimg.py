@@ -124,7 +124,7 @@ def _drift(base):
         return "mixed", {}
     if base["legacy"]:
         return "not adopted", {}
-    if base["restarting"]:
+    if base["restarting"] and not base.get("running"):
         return "restart unfinished", {"containers": base["restarting"]}
     return ("interrupted" if base["interrupted"] else ""), {}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from baseimg_core.model.store.drift import drift
 from tests.functional.lab import BASE, NEWER, Lab
 from tests.functional.test_states import converged, declare, run
 
@@ -93,6 +94,8 @@ class TestHold:
     def test_an_untouched_node_can_be_held(self, lab: Lab, bundles: dict[str, Any]) -> None:
         assert lab.hold(BASE, "12.1", reason="broken")["changed"] is True
         assert lab.hold(BASE, "12.1", reason="broken")["changed"] is False
+        (status,) = lab.status(BASE)["bases"]
+        assert (status["interrupted"], drift(status)) == (False, "")  # no record is no crash
         assert lab.converge(BASE, "12.1", bundles)["changed"] is False
         lab.refused("base-held", "apply", bundles["12.1"]["source"])
         assert "holds" not in lab.unhold(BASE, "12.1")

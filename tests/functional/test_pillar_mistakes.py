@@ -114,7 +114,7 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
     # the bundle's chain ID finds the base although its name is wrong
     "11-base-unknown": ("went", ["corp/bsae:12.0: 12.0 -> 12.1"]),
     "12-base-unknown-fail": ("went", ["corp/bsae:12.0: 12.0 -> 12.1"]),
-    "13-version-no-bundle": ("failed", ["[version-unknown] version 12.3", "bundles lead to: 12.1"]),
+    "13-version-no-bundle": ("failed", ["[version-unknown] version 12.3", "bundles lead to: '12.1'"]),
     "14-relative-path": ("pillar", [f"{HERE}:bundles:12.1:source is 'srv/salt", "an absolute path or a URL"]),
     "15-restrat": ("pillar", [f"{HERE}:containers:mode is 'restrat'", "keep, restart"]),
     "16-containers-key": ("pillar", [f"{HERE}:containers:time_out is '5'", "did you mean timeout?"]),
@@ -142,7 +142,7 @@ EXPECTED: dict[str, tuple[str, list[str]]] = {
     "38-cycle": ("failed", ["[bundle-mismatch] bundles:12.9", "leads to version 12.0b, expected 12.9"]),
     "39-source-is-target-tag": ("stays", [f"{NEW}: at 12.1"]),
     "40-no-tag": ("stays", ["corp/base: absent", f"did you mean {BASE} or {NEW} or {NEWER}?"]),
-    "41-cycle": ("failed", ["[version-unknown] version 12.9", "bundles lead to: 12.0b, 12.1"]),
+    "41-cycle": ("failed", ["[version-unknown] version 12.9", "bundles lead to: '12.0b' or '12.1'"]),
     "42-respin-same-version": ("went", ["12.0 -> 12.1"]),
 }
 

@@ -63,6 +63,7 @@ def status(**fields: Any) -> dict[str, Any]:
         ({"mixed": [{"base": "os:1", "version": "2"}], "pristine": "damaged"}, "pristine damaged"),
         ({"legacy": "12.4", "interrupted": True, "restarting": ["shop"]}, "not adopted"),
         ({"interrupted": True, "restarting": ["shop"]}, "restart unfinished"),
+        ({"running": "pid 4711", "restarting": ["shop"]}, ""),
         ({"pristine": "damaged", "restarting": ["shop"]}, "pristine damaged"),
         ({"generations": [{"current": True, "damaged": True}], "interrupted": True}, "damaged"),
         ({"error": {"code": "content-unknown", "message": "m"}}, "content-unknown"),

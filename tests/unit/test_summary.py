@@ -99,6 +99,13 @@ class TestNode:
         assert "baseimg.give_up" in second
         assert third.startswith("  stopped  shop: ")
 
+    def test_a_gate_that_is_still_open(self) -> None:
+        """A container that runs is not stopped; while an operation restarts it, nobody has to do anything."""
+        waits = "  waiting  a: it runs, and a restart waits for its gate"
+        assert summary.of_node([status(restarting=["a"], running="pid 1")])[1:] == ["  running  pid 1", waits]
+        _base, remedy, waiting = summary.of_node([status(restarting=["a"])])
+        assert (waiting, "restart unfinished" in remedy) == (waits, True)
+
     def test_a_broken_record(self) -> None:
         error = {"code": "record-invalid", "message": "no JSON", "hint": "converge with repair"}
         lines = summary.of_node([{"base": "", "path": "/layers/2e", "error": error}])

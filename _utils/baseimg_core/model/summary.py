@@ -23,7 +23,7 @@ _REMEDIES = {
     INTERRUPTED: "an operation crashed; the next converge recovers it",
     MIXED: "files of another version of a base below show through; the next converge makes the content exact again",
     NOT_ADOPTED: "salt-call baseimg.adopt",
-    RESTARTING: "the next converge starts these containers; baseimg.give_up stops waiting for one",
+    RESTARTING: "the next converge starts these containers and checks them; baseimg.give_up stops waiting for one",
 }
 
 
@@ -185,8 +185,7 @@ def _attention(status: Mapping[str, Any]) -> Iterator[str]:
             reason = next((each for each in item["reasons"] if each["subject"] in item["missing"]), item["reasons"][0])
             text = f"{reason['subject']} {reason['text']}; {reason['remedy']}"
             yield f"{item['verdict']}  {item['container']}: {text}"
-    for name in status["restarting"]:
-        yield f"stopped  {name}: a restart stopped it, and it has not passed its gate since"
+    yield from _restarting(status)
     for name in status["containers"]["outdated"]:
         files = status.get("live", {}).get(name, {})
         files_text = f"; in effect live: {_names(list(files))}" if files else ""
@@ -196,6 +195,16 @@ def _attention(status: Mapping[str, Any]) -> Iterator[str]:
     for hold in status["holds"]:
         until = f", until {hold['until']}" if hold["until"] else ""
         yield f"held  {hold['version']} by {hold['by']}{until}: {hold['reason']}"
+
+
+def _restarting(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each container that a restart stopped and that has not passed its gate since."""
+    runs = {name for names in status["containers"].values() for name in names}
+    for name in status["restarting"]:
+        if name in runs:
+            yield f"waiting  {name}: it runs, and a restart waits for its gate"
+        else:
+            yield f"stopped  {name}: a restart stopped it, and it does not run"
 
 
 def of_rollback(result: Mapping[str, Any], version: str | None, declared: str | None) -> dict[str, Any]:

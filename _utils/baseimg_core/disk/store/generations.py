@@ -165,7 +165,7 @@ class Store:
         """True if an operation is running or was interrupted, so :meth:`recover` has work to do."""
         record = self.read()
         if record is None:
-            return os.path.isdir(self.layout.home)
+            return self.layout.has_remains
         unused = any(generation.is_garbage for number, generation in record.generations.items() if number)
         unused |= os.path.exists(self.layout.restarting)
         return unused or record.intent is not None or os.path.isdir(self.layout.staging)

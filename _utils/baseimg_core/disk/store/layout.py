@@ -71,6 +71,12 @@ class Layout:
             return False
 
     @property
+    def has_remains(self) -> bool:
+        """True if there is more than the lock and holds, which need no record."""
+        paths = (self.staging, self.steps, self.restarting)
+        return any(map(os.path.exists, paths)) or bool(self.kept()) or bool(_names(self.indexes))
+
+    @property
     def live(self) -> str:
         """The directory that new containers mount."""
         paths = [os.path.join(self.layer, name) for name in _LIVE]
@@ -87,11 +93,7 @@ class Layout:
     def kept(self) -> dict[str, Directory]:
         """Return the directories below ``generations``, by path."""
         for _attempt in range(_ATTEMPTS):
-            try:
-                names = os.listdir(self.generations)
-            except FileNotFoundError:
-                return {}
-            paths = [os.path.join(self.generations, name) for name in names]
+            paths = [os.path.join(self.generations, name) for name in _names(self.generations)]
             with contextlib.suppress(FileNotFoundError):  # the lock's holder has just renamed one: list again
                 states = {path: os.lstat(path) for path in paths}
                 return {path: identify_directory(path) for path, st in states.items() if stat.S_ISDIR(st.st_mode)}
@@ -103,6 +105,14 @@ class Layout:
         with contextlib.suppress(FileNotFoundError):
             directories[self.staging] = identify_directory(self.staging)
         return directories
+
+
+def _names(directory: str) -> list[str]:
+    """Return the names in a directory; none if it is absent."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
 
 
 def identify_directory(path: str) -> Directory:

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Collection
 
 from ...errors import BundleUnavailable, VersionUnknown
+from ..policy.validation import quoted
 from .manifest import ImageRef, Manifest
 
 
@@ -37,10 +38,9 @@ def route(
     Raises:
         VersionUnknown: No sequence of bundles leads to ``target``.
     """
+    leading = f"bundles lead to: {quoted(sorted(versions)) or 'no version'}"
     if target not in versions:
-        raise VersionUnknown(
-            f"version {target} is not on the node and no bundle leads to it; bundles lead to: {_names(versions)}"
-        )
+        raise VersionUnknown(f"version {target} is not on the node and no bundle leads to it; {leading}")
     waiting, first = [(manifest_of(target).totals.bytes, [target])], None
     while waiting:
         size, steps = heapq.heappop(waiting)
@@ -56,7 +56,7 @@ def route(
         return first
     raise VersionUnknown(
         f"the bundle for {steps[0]} starts from {source.reference} ({source.chain_id}), "
-        f"which this base cannot show; bundles lead to: {_names(versions)}"
+        f"which this base cannot show; {leading}"
     )
 
 
@@ -83,7 +83,3 @@ def _leading_to(
             if version == source.version:
                 raise
     return []
-
-
-def _names(versions: Collection[str]) -> str:
-    return ", ".join(sorted(versions)) or "no version"

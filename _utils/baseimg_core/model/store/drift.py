@@ -37,6 +37,6 @@ def drift(status: Mapping[str, Any]) -> str:
         return MIXED
     if status.get("legacy"):
         return NOT_ADOPTED
-    if status.get("restarting"):
+    if status.get("restarting") and not status.get("running"):
         return RESTARTING
     return INTERRUPTED if status.get("interrupted") else ""
