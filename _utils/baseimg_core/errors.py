@@ -116,12 +116,14 @@ class BaseAbsent(BaseimgError):
 
     def __init__(self, message: str, hint: str = "", suggestion: str = "") -> None:
         """
-        ``suggestion`` is a reference on this node that resembles the requested one.
-
-        ``coverage`` names the engines that were examined (:mod:`ops.coverage`), by outcome.
+        Args:
+            message: The object and the reason.
+            hint: The next command to run.
+            suggestion: A reference on this node that resembles the requested one; empty if there is none.
         """
         super().__init__(message, f"did you mean {suggestion}?" if suggestion else hint)
         self.suggestion = suggestion
+        #: The engines that were examined (:mod:`ops.coverage`), by outcome.
         self.coverage: dict[str, list[str]] = {"examined": [], "elsewhere": [], "unexamined": []}
 
     def as_dict(self) -> dict[str, Any]:

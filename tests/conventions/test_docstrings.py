@@ -134,6 +134,18 @@ def test_more_than_two_arguments_are_listed() -> None:
     assert missing == []
 
 
+def test_more_than_two_arguments_of_a_constructor_are_listed() -> None:
+    missing = []
+    for each in NAMES:
+        for node in each.node.body if isinstance(each.node, ast.ClassDef) else ():
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__" and len(arguments(node)) > FEW:
+                sections = f"{each.text}\n{ast.get_docstring(node)}"
+                missing += [
+                    f"{each.name}: {argument}" for argument in arguments(node) if f"\n    {argument}: " not in sections
+                ]
+    assert missing == []
+
+
 def test_exceptions_are_named() -> None:
     assert [name for name, node, text in FUNCTIONS if raises(node) and "Raises:\n" not in text] == []
 

@@ -18,7 +18,6 @@ from ..model.stack import overlay
 from ..model.stack.entry import NANO, Entry, Kind
 from ..model.stack.packed import PackedEntry, PackedLayer
 
-BLOCK = tarfile.BLOCKSIZE
 _MAX_RECORDS = 1 << 24  # bytes of one pax header or long name
 _XATTR = b"SCHILY.xattr."  # pax records of extended attributes, as in star(1) and Go's archive/tar
 _KINDS = {
@@ -99,7 +98,7 @@ def read_layer(stream: TarStream, read_content: ContentReader | None = None) -> 
     for header, size in headers(stream):
         path = layer.add(header) if header else b""
         done = read_content(layer, path, header, size) if header and path and read_content else 0
-        stream.skip(size + -size % BLOCK - done)
+        stream.skip(size + -size % tarfile.BLOCKSIZE - done)
     return layer
 
 
@@ -112,8 +111,8 @@ def headers(stream: TarStream) -> Iterator[tuple[PackedEntry | None, int]]:
     """
     shared: dict[bytes, bytes] = {}
     records: dict[bytes, bytes] = {}
-    while (block := stream.read(BLOCK)) and block.count(0) != BLOCK:
-        if len(block) != BLOCK:
+    while (block := stream.read(tarfile.BLOCKSIZE)) and block.count(0) != tarfile.BLOCKSIZE:
+        if len(block) != tarfile.BLOCKSIZE:
             raise TarDamaged("the tar is truncated")
         kind = block[156:157]
         size = _number(block[124:136])
@@ -127,7 +126,7 @@ def headers(stream: TarStream) -> Iterator[tuple[PackedEntry | None, int]]:
             real = _number(block[483:495])
             extended = block[482]
             while extended:
-                if len(more := stream.read(BLOCK)) != BLOCK:
+                if len(more := stream.read(tarfile.BLOCKSIZE)) != tarfile.BLOCKSIZE:
                     raise TarDamaged("the tar is truncated")
                 extended = more[504]
         yield _header(block, kind, real, merged), 0 if kind in _HEADER_ONLY else size
@@ -162,7 +161,7 @@ def _parse_records(data: bytes, records: dict[bytes, bytes]) -> None:
 def _content(stream: TarStream, size: int) -> bytes:
     if not 0 <= size <= _MAX_RECORDS:
         raise TarDamaged(f"a tar header carries {size} bytes of records")
-    return stream.read(size + -size % BLOCK)[:size]
+    return stream.read(size + -size % tarfile.BLOCKSIZE)[:size]
 
 
 def _header(block: bytes, kind: bytes, size: int, records: dict[bytes, bytes]) -> PackedEntry | None:

@@ -174,10 +174,7 @@ def _open(engine: Engine, overlay_dir: str | None) -> _Target:
             "remove the scripts' files in tmp/ and backup/",
         )
     chain_id = chain_ids.pop()
-    on_base = bases.images_on(engine, chain_id)
-    tags = [tag for image in on_base if image.chain_id == chain_id for tag in image.tags]
-    name = next((tag for tag in tags if ids.tag(tag) == _first_version(legacy)), None)
-    base = bases.by_chain(engine, chain_id, name)
+    base, on_base = bases.by_version(engine, chain_id, _first_version(legacy))
     headers = engine.original_tar_headers(chain_id)
     paths = {os.path.normpath(info.name) for info, _checksum in headers or ()}
     others = {image.name: image.directories for image in images if base.directory not in image.directories}

@@ -159,6 +159,24 @@ def by_chain(engine: Engine, chain_id: str, reference: str | None = None, diff_i
     return _base(image, image.height(chain_id), reference or (own[0].name if own else chain_id))
 
 
+def by_version(engine: Engine, chain_id: str, version: str) -> tuple[Base, list[Image]]:
+    """
+    Find a base on this node by its chain ID, named after its image with the tag ``version`` if there is one.
+
+    Args:
+        engine: The engine.
+        chain_id: The chain ID of a layer that an image has.
+        version: The tag. Without such an image, the base is named after another of its images.
+
+    Returns:
+        The base, and every image built on it.
+    """
+    images = images_on(engine, chain_id)
+    own = [(image, name) for image in images if image.chain_id == chain_id for name in image.tags]
+    named = [_base(image, image.height(chain_id), name) for image, name in own or [(images[0], chain_id)]]
+    return next((base for base in named if base.version == version), named[0]), images
+
+
 def images_on(engine: Engine, chain_id: str) -> list[Image]:
     """Return every image built on the base by name, including the base's own images."""
     images = [image for image in engine.images() if image.height(chain_id)]

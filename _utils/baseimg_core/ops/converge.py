@@ -182,6 +182,15 @@ class Convergence:
         policy: ContainerPolicy,
         repair: bool = False,
     ) -> None:
+        """
+        Args:
+            context: The context of the operation.
+            base: The base.
+            version: The declared version, or ``pristine``.
+            catalogue: The declared bundles.
+            policy: The policy for the containers.
+            repair: True to repair out-of-band changes and the record.
+        """
         self.context, self.base, self.catalogue, self.policy, self.repair = context, base, catalogue, policy, repair
         self.version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
         self.audit = tamper.Audit(base)

@@ -76,6 +76,13 @@ class Catalogue:
         stack: contextlib.ExitStack,
         opened: Mapping[str, Bundle] | None = None,
     ) -> None:
+        """
+        Args:
+            context: The context of the operation.
+            bundles: The declared bundles by version.
+            stack: Closes the bundles.
+            opened: Bundles that the caller opened, by version.
+        """
         self._context, self.bundles, self._stack = context, bundles, stack
         self._open = dict(opened or {})
         self._digests: dict[str, str | None] = {}

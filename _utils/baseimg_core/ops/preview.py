@@ -176,6 +176,15 @@ class Preview:
         simulated: Mapping[str, Record],
         differences: Mapping[str, BaseDifference],
     ) -> None:
+        """
+        Args:
+            context: The context of the operation.
+            goal: The declared base.
+            base: One content that the goal stands for.
+            catalogue: The declared bundles.
+            simulated: The records that earlier converges of the run would leave, by layer directory.
+            differences: The changes that these converges would make, by chain ID.
+        """
         self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
         self._rebuilt = record_repair.rebuild_record(context.engine, base) if goal.repair else None
         self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)

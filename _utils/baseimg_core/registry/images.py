@@ -76,7 +76,13 @@ class RegistryBlobs:
     def __init__(
         self, repository: Repository, directory: str, keep: bool = False, progress: Progress | None = None
     ) -> None:
-        """``directory`` holds the layers; ``progress`` is called with "fetching" and the bytes."""
+        """
+        Args:
+            repository: The repository.
+            directory: The directory for the layers.
+            keep: True if the layers stay there, for the next run.
+            progress: Called with "fetching", the bytes so far, and all bytes.
+        """
         self._repository, self._directory, self._keep, self._progress = repository, directory, keep, progress
 
     def open(self, blob: Blob) -> BinaryIO:

@@ -48,11 +48,16 @@ class DeltaWriter:
     """
     An encoder that writes the delta of a tar to ``out``.
 
-    ``old`` is the source. ``renamed`` maps a path that the source lacks to the most similar path in the source. After a
-    failure, the caller calls :meth:`release`.
+    After a failure, the caller calls :meth:`release`.
     """
 
     def __init__(self, out: BinaryIO, old: SourceFiles, renamed: Mapping[bytes, bytes]) -> None:
+        """
+        Args:
+            out: The stream of the delta.
+            old: The files of the source.
+            renamed: For a path that the source lacks, the most similar path in the source.
+        """
         compression.check_compression("zstd")
         self._out, self._old, self._renamed = out, old, renamed
         self._plain = bytearray()

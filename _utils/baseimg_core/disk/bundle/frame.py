@@ -17,7 +17,7 @@ from typing import Any
 from . import tar
 from .reader import MANIFEST_TYPE, blob_name
 
-HEAD = tar.BLOCK
+HEAD = tarfile.BLOCKSIZE
 
 
 def head(digest: str, size: int) -> bytes:

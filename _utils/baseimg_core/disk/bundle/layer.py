@@ -19,7 +19,7 @@ from ...errors import BundleInvalid, LayerUnsupported
 from ...model.stack import overlay
 from ...model.stack.changes import Action, Change
 from ...model.stack.entry import NANO, Entry, Kind
-from .tar import BLOCK, MAX_RECORDS, TarHeader, headers
+from .tar import MAX_RECORDS, TarHeader, headers
 
 XATTR = "SCHILY.xattr."
 DIGEST_RECORD = "BASEIMG.sha256"
@@ -41,7 +41,7 @@ _MAX_SIZE_DIGITS = 19  # of a signed 64-bit size
 _HEX_SHA256 = re.compile("[0-9a-f]{64}")
 _MAX_ID = (1 << 32) - 1  # chown(2): the highest ID means "do not change"
 _MAX_TIME = (1 << 33) * NANO
-_MAX_HEADER = MAX_RECORDS + 3 * BLOCK  # pax header, padded records, header
+_MAX_HEADER = MAX_RECORDS + 3 * tarfile.BLOCKSIZE  # pax header, padded records, header
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,16 @@ class Bundle:
     def __init__(
         self, path: str, file: BinaryIO, digest: str, size: int, signed_by: str, contents: _Contents, name: str
     ) -> None:
+        """
+        Args:
+            path: The path of the file.
+            file: The open file.
+            digest: The digest of the file.
+            size: The size of the file in bytes.
+            signed_by: The identity of the trusted key that signed it; empty if no signature was checked.
+            contents: The verified members of the file.
+            name: The declared source, or the path: the name in messages.
+        """
         #: The path of the file when it was opened.
         self.path = path
         #: The declared source, or the path: the name in messages.
@@ -352,7 +362,7 @@ class _Layout:
     def _files(self) -> dict[str, tuple[int, int]]:
         """Return offset and size in bytes of every file in the archive, by name."""
         self._file.seek(0)
-        if self._file.read(tar.BLOCK)[257:262] != b"ustar":
+        if self._file.read(tarfile.BLOCKSIZE)[257:262] != b"ustar":
             raise BundleInvalid("the file is not a bundle: it does not begin like a tar archive")
         self._file.seek(0)
         files: dict[str, tuple[int, int]] = {}

@@ -25,6 +25,13 @@ class BlobReader:
     """A reader of the compressed layer in the bundle file that verifies the blob digest."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int, digest: str) -> None:
+        """
+        Args:
+            file: The bundle.
+            offset: The position of the blob in the bundle, in bytes.
+            size: The size of the blob in bytes.
+            digest: The digest of the blob.
+        """
         file.seek(offset)
         self._file, self._left, self._digest, self._sha = file, size, digest, hashlib.sha256()
 

@@ -16,15 +16,14 @@ from typing import BinaryIO
 from ...errors import BundleInvalid
 from ...model.stack.entry import NANO
 
-BLOCK = tarfile.BLOCKSIZE
-END = b"\0" * (2 * BLOCK)
+END = b"\0" * (2 * tarfile.BLOCKSIZE)
 # bytes; a path and a dozen attributes fit, each up to 64 KiB (XATTR_SIZE_MAX)
 MAX_RECORDS = 1 << 20
 
 
 def padding(size: int) -> bytes:
     """Return the zero bytes that pad ``size`` bytes of content to a full block."""
-    return b"\0" * (-size % BLOCK)
+    return b"\0" * (-size % tarfile.BLOCKSIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +69,8 @@ def headers(stream: BinaryIO, skip: Callable[[int], None]) -> Iterator[TarHeader
     records: dict[bytes, bytes] = {}
     while True:
         block = position.block()
-        if block == b"\0" * BLOCK:
-            if records or position.block() != b"\0" * BLOCK:
+        if block == b"\0" * tarfile.BLOCKSIZE:
+            if records or position.block() != b"\0" * tarfile.BLOCKSIZE:
                 raise BundleInvalid("the tar does not end with two zero blocks")
             return
         header = _parse(block, records)
@@ -95,15 +94,15 @@ class _Position:
 
     def block(self) -> bytes:
         """Read one block."""
-        return self._exactly(BLOCK)
+        return self._exactly(tarfile.BLOCKSIZE)
 
     def content(self, size: int) -> bytes:
         """Read ``size`` bytes of content and their padding; returns the content."""
-        return self._exactly(size + -size % BLOCK)[:size]
+        return self._exactly(size + -size % tarfile.BLOCKSIZE)[:size]
 
     def expect(self, size: int) -> None:
         """Set the end of the current content, padding included."""
-        self.end = self.stream.tell() + size + -size % BLOCK
+        self.end = self.stream.tell() + size + -size % tarfile.BLOCKSIZE
 
     def skip_rest(self) -> None:
         """Skip the unread part of the current content."""

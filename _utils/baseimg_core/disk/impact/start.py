@@ -25,6 +25,13 @@ class StartedPrograms:
     """
 
     def __init__(self, change: BaseChange, old: LayeredView, new: LayeredView, config: ProcessConfig) -> None:
+        """
+        Args:
+            change: The change of the base.
+            old: The image over the old content of the base.
+            new: The image over the new content of the base.
+            config: The configuration of the image.
+        """
         self._change, self._old, self._new = change, old, new
         environment = config.environment
         self._path = environment.get("PATH", "").encode("utf-8", "surrogateescape") or dependencies.DEFAULT_PATH

@@ -185,7 +185,13 @@ class LayeredView:
         memory: dict[bytes, Elf | str | None],
         layers: Layers = UNPACKED,
     ) -> None:
-        """Create a view; ``memory`` caches parsed files by absolute path and may be shared by views."""
+        """
+        Args:
+            own: The directories of the application layers, top first.
+            base: The content of the base.
+            memory: Caches parsed files by absolute path; views may share it.
+            layers: Reads the paths of the layers, on disk or as packed.
+        """
         roots = tuple(os.fsencode(directory) for directory in own)
         self._base, self._memory, self._layers = base, memory, layers
         root = _PathSource(Kind.DIRECTORY, bool(own), 0o755, directories=roots, has_base=True)

@@ -189,9 +189,10 @@ class Store:
             self._record_swap(record, intent)
         elif intent:
             record.intent = None
-        deleted = self._delete_garbage(record)
+        garbage = self._garbage(record)
+        self._delete_recorded(record, garbage)
         self.trace("recover.deleted")
-        if intent or deleted or moved:
+        if intent or garbage or moved:
             self.records.save(record)
         self.trace("recover.recorded")
         if self._identify(record):
@@ -293,19 +294,16 @@ class Store:
 
     def _restamp(self, record: Record, before: Mapping[int, int]) -> None:
         """Update the indexes with ctimes that our own links changed; ``before`` has the old ones by inode."""
-        for number in record.present if before else ():
+        directories = self.paths(record, record.present) if before else {}
+        for number, directory in directories.items():
             with contextlib.suppress(RecordInvalid):  # without a valid index there is nothing to update
-                index.restamp(self.layout.index(number), self.path(record, number), before)
+                index.restamp(self.layout.index(number), directory, before)
 
     def delete(self, record: Record, generation: Generation) -> None:
         """Delete a generation that was never activated, with all its files."""
-        linked = self._links([generation])
+        recorded = generation.number in record.generations
         self._delete_staging()
-        recorded = record.generations.pop(generation.number, None)
-        if recorded:
-            self._delete_directories(generation)
-        self._restamp(record, linked)
-        files.unlink_if_exists(self.layout.index(generation.number))
+        self._delete_recorded(record, [generation])
         if recorded and os.path.exists(self.layout.state):
             self.records.save(record)
 
@@ -381,8 +379,8 @@ class Store:
             DestinationUnwritable: The file system refuses a write.
             BaseimgError: Any error of ``fill``.
         """
-        try:
-            with translate_os_errors(self.layout.staging):
+        with translate_os_errors(self.layout.home):
+            try:
                 os.mkdir(self.layout.staging, 0o700)
                 self.trace("adopt.begun")
                 adopted = fill(self.layout.staging)
@@ -394,10 +392,9 @@ class Store:
                 intent = self._prepare_adoption(record, by, adopted)
                 self.records.save(record)
                 self.trace("adopt.recorded")
-        except BaseException:
-            self._undo_adoption()
-            raise
-        with translate_os_errors(self.layout.home):
+            except BaseException:
+                self._undo_adoption()
+                raise
             self._restore_names(record)
             files.sync_directory(self.layout.generations)
             self.trace("adopt.kept")
@@ -458,7 +455,7 @@ class Store:
             lifetimes.mark(record, marked)  # the mark stays on disk only: in_use must still see these generations
             used = set(in_use())
             lifetimes.mark(record, {number: ("", "") for number in marked if number not in used})
-            freed = sum(self._delete_garbage(record))
+            freed = self._delete_recorded(record, self._garbage(record))
             self.trace("prune.deleted")
             self.records.save(record)
             self.trace("prune.recorded")
@@ -485,7 +482,7 @@ class Store:
     def _log(self, record: Record, intent: Intent) -> None:
         before, after = record.generations[intent.before], record.generations[intent.after]
         line = {**asdict(intent), "from": before.version, "to": after.version, "bundle": after.bundle}
-        self.records.append({**line, "signed_by": after.signed_by})
+        self.records.log_swap({**line, "signed_by": after.signed_by})
 
     def _restore_names(self, record: Record) -> bool:
         """Rename each complete generation that is not live to its number; return True if any was renamed."""
@@ -497,51 +494,43 @@ class Store:
                     moved = True
         return moved
 
-    def _delete_garbage(self, record: Record) -> list[int]:
+    @staticmethod
+    def _garbage(record: Record) -> list[Generation]:
         """
-        Delete generations that were never activated (I7).
+        Return the generations that were never activated (I7), and those that have no directory.
 
-        Generations without a directory are removed from the record, except if the pristine directory is missing:
-        directories may then be restored.
-
-        Returns:
-            The content bytes that each deletion freed.
+        If the pristine directory is missing, the directories may be restored, so generations without one stay.
         """
         missing = record.pristine_state == "missing"
-        garbage = [
+        return [
             generation
             for generation in record.generations.values()
             if generation.number and (generation.is_garbage or not (generation.inode or missing))
         ]
-        freed = []
-        linked = self._links(garbage)
-        for generation in garbage:
-            del record.generations[generation.number]
-            freed.append(self._delete_directories(generation))
+
+    def _delete_recorded(self, record: Record, unused: Collection[Generation]) -> int:
+        """Delete generations on disk and in a record, which the caller saves; return the content bytes freed."""
+        linked: dict[int, int] = {}
+        for generation in unused:
+            with contextlib.suppress(RecordInvalid):  # without a valid index there is nothing to update
+                linked.update(index.links(self.layout.index(generation.number), LINKED))
+        # during a swap a name may be wrong, but an ID is always right (I2)
+        kept = self.layout.kept().items() if unused else ()
+        places = [path for path, directory in kept if any(self._is(generation, directory) for generation in unused)]
+        freed = sum(map(files.remove_tree, places))
+        for generation in unused:
+            record.generations.pop(generation.number, None)
         self._restamp(record, linked)
-        for generation in garbage:
+        for generation in unused:
             files.unlink_if_exists(self.layout.index(generation.number))
         if record.previous not in record.generations:
             record.previous = None
         return freed
 
-    def _links(self, generations: Collection[Generation]) -> dict[int, int]:
-        """Return the recorded ctime of the large files of these generations, by inode."""
-        linked: dict[int, int] = {}
-        for generation in generations:
-            with contextlib.suppress(RecordInvalid):
-                linked.update(index.links(self.layout.index(generation.number), LINKED))
-        return linked
-
     def _delete_indexes(self, known: Collection[int]) -> None:
         names = os.listdir(self.layout.indexes) if os.path.isdir(self.layout.indexes) else []
         for name in set(names) - {f"{number}.jsonl" for number in known}:
             files.remove_any(os.path.join(self.layout.indexes, name))
-
-    def _delete_directories(self, generation: Generation) -> int:
-        # during a swap a name may be wrong, but an ID is always right (I2)
-        places = [path for path, directory in self.layout.kept().items() if self._is(generation, directory)]
-        return sum(files.remove_tree(path) for path in places)
 
     def _delete_staging(self) -> None:
         """Delete an unfinished generation, last of all since it marks an operation, and partly written files."""

@@ -156,7 +156,7 @@ class RecordFile:
             needs = f"the record of a swap takes up to {_NEEDED / 1e6:.1f} MB"
             raise SpaceExhausted(f"{self._layout.layer} has {free:.1f} MB free, and {needs}")
 
-    def append(self, swap: Mapping[str, Any]) -> None:
+    def log_swap(self, swap: Mapping[str, Any]) -> None:
         """Append a swap to the history, unless the last line has the same ``id``."""
         path = self._layout.history
         files.drop_irregular(path)

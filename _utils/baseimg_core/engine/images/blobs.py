@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import posixpath
+import tarfile
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
@@ -16,7 +17,7 @@ from ...model.images.manifest import Blob, malformed
 from ...model.stack import ids
 from ...model.stack.entry import Kind
 from ..compressed import is_compressed
-from ..packed import BLOCK, TarDamaged, headers
+from ..packed import TarDamaged, headers
 
 MAX_DOCUMENT = 4 << 20  # bytes; registries accept no larger manifests
 _MAX_MEMBERS = 1 << 16
@@ -146,7 +147,7 @@ class Archive:
             raise ArgumentInvalid(f"{self._path} is compressed", "decompress it with gunzip or unzstd first")
         for header, size in headers(stream):
             offset = self._file.tell()
-            stream.skip(size + -size % BLOCK)
+            stream.skip(size + -size % tarfile.BLOCKSIZE)
             if header is None or header.entry is None:
                 continue
             if len(self._members) >= _MAX_MEMBERS or len(header.name) > os.pathconf("/", "PC_PATH_MAX"):

@@ -27,6 +27,12 @@ class ContainerGate:
     """
 
     def __init__(self, engine: Engine, container: Container, policy: ContainerPolicy) -> None:
+        """
+        Args:
+            engine: The engine.
+            container: The container.
+            policy: The policy, with the probes and the timeout.
+        """
         self.container = container
         self._engine, self._policy = engine, policy
         self._probe = policy.probe(container)

@@ -37,12 +37,18 @@ def check_can_restart(engine: Engine, policy: ContainerPolicy) -> None:
 
 
 class ContainerRestarter:
-    """Stops and starts containers by a policy. ``waiting`` is called with a description of each wait."""
+    """Stops and starts containers by a policy."""
 
     #: Called at each point of ``POINTS``. Tests replace it.
     trace: Callable[[str], None] = staticmethod(lambda _point: None)
 
     def __init__(self, engine: Engine, policy: ContainerPolicy, waiting: Callable[[str], None]) -> None:
+        """
+        Args:
+            engine: The engine.
+            policy: The policy.
+            waiting: Called with a description of each wait.
+        """
         self._engine, self._policy, self._waiting = engine, policy, waiting
         #: IDs of containers that kept their old mount at their start.
         self.still_mounted: set[str] = set()
