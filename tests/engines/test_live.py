@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from baseimg_core.model.containers import live as live_rules
 from tests.engines.node import APP, BASE, Node
+from tests.functional.lab import SLEEP
 from tests.support.deadlines import wait_until
+from tests.support.rootfs import enter
 
 pytestmark = pytest.mark.functional
 
@@ -53,3 +57,26 @@ def test_a_process_that_opens_a_file_again(node: Node) -> None:
     node.start_again("reader")
     read(node, "reader", "12.1")
     assert node.status()["live"] == {}
+
+
+@pytest.mark.cells(lambda cell: cell.kind == "podman" and cell.file_system == "here")
+def test_idmapped_layers(node: Node) -> None:
+    """The container has a user namespace, and its engine maps the owners of the layers when it mounts them."""
+    node.load()
+    bundle = node.bundle()
+    limits = [f"--ulimit={name}=1024:1024" for name in ("nofile", "nproc")]
+    maps = [f"--{kind}map=0:100000:65536" for kind in ("uid", "gid")]
+    own = ["--name=mapped", "--network=none", "--stop-signal=SIGKILL", f"--cgroup-parent=/{node.engine.run_dir.name}"]
+    options = [*node.engine.globals, "run", "--detach", *own, *limits, *maps]  # type: ignore[attr-defined]
+    subprocess.run(enter(node.engine.tree, "podman", *options, APP, *SLEEP), check=True, capture_output=True)
+    applied = node.call("apply", bundle, containers=LIVE)
+    live = applied["restart"]["live"]["mapped"]
+    if "left" in live:  # a release that copies the layers, or a kernel without idmapped layers
+        assert live["left"] == {VERSION: live_rules.OWN}
+        return
+    assert live["attached"] == [VERSION]
+    assert node.engine.exec("mapped", "stat", "-c", "%u:%g", VERSION, "/etc/kept").split() == ["0:0", "0:0"]
+    assert node.version_in("mapped") == "12.1"
+    assert node.call("live", BASE, [VERSION])["changed"] is False
+    assert node.call("rollback", BASE)["restart"]["live"] == {"mapped": {"detached": [VERSION]}}
+    assert node.version_in("mapped") == "12.0"

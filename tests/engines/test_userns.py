@@ -9,7 +9,7 @@ import pytest
 
 from tests.engines.cells import Cell
 from tests.engines.node import BASE, NEW, Node
-from tests.functional.lab import BUSYBOX, layer
+from tests.functional.lab import BUSYBOX, SLEEP, layer
 from tests.support import kernel
 from tests.support.images import directory, fifo, file, symlink, whiteout
 from tests.support.kernel import differences
@@ -57,12 +57,17 @@ def test_one_bundle_serves_both(pair: tuple[Node, Node]) -> None:
     for node, bundle in zip(pair, reversed(bundles), strict=True):
         unpacked = node.show(NEW)
         pristine = node.show(BASE)
-        node.call("apply", bundle)
+        node.engine.start_container(BASE, *SLEEP, name="running")
+        applied = node.call("apply", bundle, containers={"live": ["/etc/own"]})
+        assert applied["restart"]["live"]["running"]["attached"] == ["/etc/own"]
+        shown = node.engine.exec("running", "sh", "-c", "cat /etc/own; stat -c ' %u:%g' /etc/own")
+        assert shown == "new 33:34\n"
         # equals the engine's own unpacked target, with owners and attributes
         assert differences(node.show(BASE), unpacked) == []
         assert node.call("verify", BASE, deep=True)[0]["ok"] is True
         assert node.engine.run(BASE, "stat", "-c", "%u:%g %a", "/etc/own", "/srv") == "33:34 644\n7:9 2770\n"
         node.call("rollback", BASE)
+        assert node.engine.exec("running", "stat", "-c", "%u:%g", "/etc/own") == "7:8\n"
         assert differences(node.show(BASE), pristine) == []
     assert kernel.show([os.fsencode(first) for first in shifting.directories(NEW)])[b"etc/own"].uid == FIRST + 33
     assert plain.show(NEW)[b"etc/own"].uid == 33

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .mounts import Mount, locate, read_mounts
 
+_HOST = 1  # PID of a process that sees the host's directories
 _FLAGS = frozenset({b"ro", b"nosuid", b"nodev", b"noexec"})
 # a file of a layer: in its live directory or in another generation; the kernel marks a file that was deleted
 _FILE = re.compile(rb"/(?:diff|fs|baseimg/generations/\d+)/(.+?)(?://deleted)?\Z", re.DOTALL)
@@ -68,9 +69,9 @@ def check_layers_seen(root: str) -> str:
 
     In the latter case the inodes that a container shows decide: only a layer that is seen here has them.
     """
-    outside = f"/proc/1/root{root}"
+    outside = f"/proc/{_HOST}/root{root}"
     try:
-        own, host = os.readlink("/proc/self/ns/mnt"), os.readlink("/proc/1/ns/mnt")
+        own, host = os.readlink("/proc/self/ns/mnt"), os.readlink(f"/proc/{_HOST}/ns/mnt")
         if own == host or os.path.samefile(root, outside):
             return ""
     except OSError:

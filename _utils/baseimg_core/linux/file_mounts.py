@@ -54,6 +54,10 @@ class VisibleFile:
     inode: int
     #: Type and mode of the file.
     mode: int
+    #: ID of its owner, as the initial user namespace shows it.
+    uid: int
+    #: ID of its group, as the initial user namespace shows it.
+    gid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,8 @@ class MountSource:
     device: int
     #: Inode of the file.
     inode: int
+    #: True if the owners on disk are IDs of the process's user namespace (idmapped layers).
+    idmapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ class _Process:
             if os.readlink("ns/mnt", dir_fd=process) != request["namespace"]:
                 raise ProcessLookupError(errno.ESRCH, "another process has its ID")
             self._namespace = self._open("ns/mnt", os.O_RDONLY, process)
+            #: Its user namespace.
+            self.user_namespace = self._open("ns/user", os.O_RDONLY, process)
             self.root = self._open("root", os.O_PATH | os.O_DIRECTORY, process)
         except FileNotFoundError as exc:
             raise ProcessLookupError(errno.ESRCH, "it ended") from exc
@@ -95,6 +97,8 @@ def _inspect(process: _Process, path: str) -> dict[str, Any]:
             "device": st.st_dev,
             "inode": st.st_ino,
             "mode": st.st_mode,
+            "uid": st.st_uid,
+            "gid": st.st_gid,
         }
 
 
@@ -102,7 +106,7 @@ def _change(process: _Process, change: Mapping[str, Any]) -> dict[str, Any]:
     """Detach a mount from a path, attach a file to it, or both."""
     path, attach = change["path"], change.get("attach")
     with contextlib.ExitStack() as stack:
-        mount = stack.enter_context(_closing(_clone(attach))) if attach else None
+        mount = stack.enter_context(_closing(_clone(process, attach))) if attach else None
         stack.enter_context(process.entered())
         if "detach" in change:
             with _closing(process.resolve(path)) as old:
@@ -114,7 +118,7 @@ def _change(process: _Process, change: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _clone(source: Mapping[str, Any]) -> int:
+def _clone(process: _Process, source: Mapping[str, Any]) -> int:
     """Return a detached, protected mount of a file. The caller closes it."""
     with _closing(os.open(source["path"], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as file:
         st = os.fstat(file)
@@ -122,7 +126,7 @@ def _clone(source: Mapping[str, Any]) -> int:
             raise OSError(errno.ESTALE, "the new file was replaced")
         mount = syscalls.clone_mount(file)
     try:
-        syscalls.protect_mount(mount)
+        syscalls.protect_mount(mount, process.user_namespace if source["idmapped"] else None)
     except OSError:
         os.close(mount)
         raise

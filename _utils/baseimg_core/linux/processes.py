@@ -68,6 +68,26 @@ def can_mount(pid: int) -> bool:
     return True
 
 
+def map_owner(pid: int, owner: tuple[int, int]) -> tuple[int, int] | None:
+    """
+    Return the IDs of a user and a group of a process's user namespace outside of it; ``None`` if they have none.
+
+    Args:
+        pid: The process.
+        owner: IDs of a user and of a group.
+    """
+    uid, gid = (_map_id(f"/proc/{pid}/{name}_map", each) for name, each in zip(("uid", "gid"), owner, strict=True))
+    return None if uid is None or gid is None else (uid, gid)
+
+
+def _map_id(path: str, number: int) -> int | None:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        for inside, outside, count in (map(int, line.split()) for line in file):
+            if inside <= number < inside + count:
+                return outside + number - inside
+    return None
+
+
 def _executable(line: bytes) -> bytes:
     """Return the path of an executable mapping of a file; empty for other mappings."""
     fields = line.rstrip(b"\n").split(None, 5)

@@ -23,6 +23,7 @@ _AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
 _OPEN_TREE_CLONE = 1
 _MOVE_FROM_EMPTY, _MOVE_TO_EMPTY = 0x04, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
 _HARMLESS = 0x01 | 0x02 | 0x04 | 0x08  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC
+_MOUNT_ATTR_IDMAP = 0x00100000
 _MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2  # sys/mount.h
@@ -171,17 +172,20 @@ def clone_mount(place: str | int) -> int:
     return _checked(_call("open_tree", directory, os.fsencode(path), flags), place)
 
 
-def protect_mount(mount: int) -> None:
+def protect_mount(mount: int, user_namespace: int | None = None) -> None:
     """
     Make a mount read-only, nosuid, nodev, noexec and private: mount_setattr(2), Linux 5.12.
 
     Args:
         mount: A descriptor of the root of the mount.
+        user_namespace: A descriptor of a user namespace whose IDs the owners on disk are; ``None`` for the initial one.
 
     Raises:
-        OSError: The call failed: ``ENOSYS`` before Linux 5.12, ``EBADF`` for a bad descriptor.
+        OSError: The call failed: ``ENOSYS`` before Linux 5.12, ``EBADF`` for a bad descriptor, ``EINVAL`` for a file
+            system without ID mappings.
     """
-    attributes = _MOUNT_ATTR.pack(_HARMLESS, 0, _MS_PRIVATE, 0)
+    mapped = _MOUNT_ATTR_IDMAP if user_namespace is not None else 0
+    attributes = _MOUNT_ATTR.pack(_HARMLESS | mapped, 0, _MS_PRIVATE, user_namespace or 0)
     _checked(_call("mount_setattr", mount, b"", _AT_EMPTY_PATH, attributes, _MOUNT_ATTR.size), mount)
 
 

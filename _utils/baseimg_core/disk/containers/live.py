@@ -14,6 +14,7 @@ from ...model.impact.overrides import ExpectedPath, ExpectedPaths
 from ...model.impact.view import resolve
 from ...model.stack import overlay
 from ...model.stack.entry import Kind, kind_of
+from ..impact import elf
 from ..impact.view import BaseOnDisk, LayeredView
 from ..stack.compare import same_files
 from ..stack.directories import Stack
@@ -29,6 +30,8 @@ class ChangedFile:
     identity: tuple[int, int]
     #: Inode of the old file, which an overlay shows for it.
     old_inode: int
+    #: User and group of the old file on disk. An overlay of idmapped layers shows others.
+    old_owner: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -109,11 +112,11 @@ def _compare(result: Changed, path: bytes, old: Stack, new: Stack) -> None:
             result.left[path] = live.OTHER_TYPE
     elif _same(before.top, after.top, first, second):
         return
-    elif second.st_mode & 0o111:
+    elif _is_code(second.st_mode, before.top, after.top):
         result.left[path] = live.EXECUTABLE
     else:
         identity = (second.st_dev, second.st_ino)
-        result.files[path] = ChangedFile(os.fsdecode(after.top), identity, first.st_ino)
+        result.files[path] = ChangedFile(os.fsdecode(after.top), identity, first.st_ino, (first.st_uid, first.st_gid))
 
 
 def _is_directory(expected: ExpectedPaths, path: bytes) -> bool:
@@ -133,10 +136,20 @@ def _compare_expected(result: Changed, path: bytes, old: Stack, expected: Expect
             result.left[path] = live.OTHER_TYPE
     elif st.st_size == entry.size and expected.digest == _digest(before.top):
         return
-    elif entry.mode & 0o111:
+    elif _is_code(entry.mode, before.top):
         result.left[path] = live.EXECUTABLE
     else:
-        result.files[path] = ChangedFile("", (0, 0), st.st_ino)
+        result.files[path] = ChangedFile("", (0, 0), st.st_ino, (st.st_uid, st.st_gid))
+
+
+def _is_code(mode: int, *files: bytes) -> bool:
+    """True if a file is executable by its mode, or a program or library: many libraries have no mode for it."""
+    return bool(mode & 0o111) or any(_is_elf(path) for path in files)
+
+
+def _is_elf(path: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(elf.MAGIC)) == elf.MAGIC
 
 
 def _digest(path: bytes) -> str:

@@ -19,6 +19,7 @@ _GLOB = re.compile(r"\*\*|[*?]|[^*?]+")
 _REGEX = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
 #: Why a path is left alone in a container.
 OWN, COVERED, ELSEWHERE = "the container's own file", "another mount covers it", "the container has a symlink there"
+OWNER = "the container shows another owner than its layers have"
 ABSENT, UNREADABLE = "the container has no such file", "the layers of the container cannot be read"
 EXECUTABLE = "it is executable, and the mount is noexec"
 ADDED, REMOVED, OTHER_TYPE = "the new version adds it", "the new version removes it", "it is no regular file"

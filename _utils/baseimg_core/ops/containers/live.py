@@ -24,7 +24,7 @@ from ...engine.base import Container, Engine
 from ...engine.live_mounts import LiveMount, LiveMounts, check_layers_seen
 from ...engine.mounts import Mount, MountTable
 from ...linux.file_mounts import MountChange, MountSource, Namespace, VisibleFile, Worker, check_support
-from ...linux.processes import can_mount
+from ...linux.processes import can_mount, map_owner
 from ...model.containers import live
 from ...model.containers.policy import ContainerPolicy
 from ...model.impact.overrides import ExpectedPaths
@@ -180,7 +180,10 @@ class _Above:
 
     def __init__(self, layer: MountedLayer, root: Mount, directories: OpenDirectories) -> None:
         above, self.is_complete = layer.above(root)
-        self._layers = [Layer(path, directories) for path in above or ()] if self.is_complete else []
+        try:
+            self._layers = [Layer(path, directories) for path in above or ()] if self.is_complete else []
+        except OSError:  # a path in the mount table leads nowhere: idmapped layers
+            self._layers, self.is_complete = [], False
 
     def has(self, path: bytes) -> bool:
         """True if one of them has or hides a path, or if they cannot be read."""
@@ -212,36 +215,46 @@ class _ContainerDelivery:
             changed: What differs between the container's generation and the live one.
             done: The result; updated also before an error.
         """
-        named = self._named(changed)
+        refusal = self._refusal() if self._named(changed) else None
+        named = [] if refusal else self._named(changed)
         points = [mounted.point for mounted in self._own]
         try:
-            top, *visible = self._worker.inspect(self._namespace, ["/", *points, *map(_absolute, named)])
-            if isinstance(top, OSError):
-                raise top
-            self._device = top.device
-            added = dict(zip(named, visible[len(points) :], strict=True))
-            changes = [
-                *self._replacements(visible[: len(points)], changed, done),
-                *self._additions(added, changed, done),
-            ]
-            errors = [None] * len(changes) if self._delivery.test else self._worker.change(self._namespace, changes)
+            if points or named:
+                self._change(points, named, changed, done)
         except OSError as exc:
             raise _left_by(exc) from exc
+        if refusal:
+            raise refusal
+
+    def _change(self, points: list[str], named: list[bytes], changed: Changed, done: ContainerResult) -> None:
+        """Inspect the points of existing mounts and the named paths, and make the changes."""
+        top, *visible = self._worker.inspect(self._namespace, ["/", *points, *map(_absolute, named)])
+        if isinstance(top, OSError):
+            raise top
+        self._device = top.device
+        added = dict(zip(named, visible[len(points) :], strict=True))
+        changes = [*self._replacements(visible[: len(points)], changed, done), *self._additions(added, changed, done)]
+        is_needed = changes and not self._delivery.test
+        errors = self._worker.change(self._namespace, changes) if is_needed else [None] * len(changes)
         for change, error in zip(changes, errors, strict=True):
             _note(done, change, error)
 
     def _named(self, changed: Changed) -> list[bytes]:
-        """Return the named paths at which nothing is mounted yet, if something may be mounted in this container."""
-        policy, container = self._delivery.policy, self._container
-        is_protected = _POD in container.labels and b"ro" in self._root.flags and not policy.only
-        if not policy.selects(container) or is_protected:
+        """Return the named paths at which nothing is mounted yet, if the policy selects the container."""
+        if not self._delivery.policy.selects(self._container):
             return []
-        named = [path for path in changed.named if path not in [mounted.path for mounted in self._own]]
-        if named and self._root.shared:
-            raise _LeftAlone("mounts-shared", "mounts in its root appear in other mount namespaces, too")
-        if named and can_mount(container.pid):
-            raise _LeftAlone("container-privileged", "it may mount (CAP_SYS_ADMIN), and so make the file writable")
-        return named
+        return [path for path in changed.named if path not in [mounted.path for mounted in self._own]]
+
+    def _refusal(self) -> _LeftAlone | None:
+        """Return why nothing more may be mounted in this container."""
+        labels, policy = self._container.labels, self._delivery.policy
+        if _POD in labels and b"ro" in self._root.flags and not policy.only:
+            return _LeftAlone("pod-read-only", "it is a Kubernetes pod with a read-only root: name it with 'only'")
+        if self._root.shared:
+            return _LeftAlone("mounts-shared", "mounts in its root appear in other mount namespaces, too")
+        if can_mount(self._container.pid):
+            return _LeftAlone("container-privileged", "it may mount (CAP_SYS_ADMIN), and so make the file writable")
+        return None
 
     def _replacements(
         self, visible: Sequence[VisibleFile | OSError], changed: Changed, done: ContainerResult
@@ -254,7 +267,7 @@ class _ContainerDelivery:
             elif file and (now.device, now.inode) == file.identity:
                 done.in_effect.append(point)
             elif file:
-                yield self._attach(point, file, mounted.id)
+                yield self._attach(point, file, b"idmapped" in mounted.mount.flags, mounted.id)
             else:
                 yield MountChange(point, mounted.id)
 
@@ -266,8 +279,8 @@ class _ContainerDelivery:
             point, file = _absolute(path), changed.files[path]
             if reason := self._reason(path, now, file):
                 done.left[point] = reason
-            else:
-                yield self._attach(point, file)
+            elif isinstance(now, VisibleFile):
+                yield self._attach(point, file, _is_idmapped(now, file))
 
     def _reason(self, path: bytes, now: VisibleFile | OSError, file: ChangedFile) -> str:
         """Return why a path is left alone; empty if the container takes it from the base."""
@@ -281,10 +294,18 @@ class _ContainerDelivery:
             return live.UNREADABLE
         if (now.device, now.inode) != (self._device, file.old_inode) or self._above.has(path):
             return live.OWN
+        if _is_idmapped(now, file) and map_owner(self._container.pid, file.old_owner) != (now.uid, now.gid):
+            return live.OWNER
         return ""
 
-    def _attach(self, point: str, file: ChangedFile, detach: int | None = None) -> MountChange:
-        return MountChange(point, detach, MountSource(file.source, *file.identity), (self._device, file.old_inode))
+    def _attach(self, point: str, file: ChangedFile, idmapped: bool, detach: int | None = None) -> MountChange:
+        source = MountSource(file.source, *file.identity, idmapped)
+        return MountChange(point, detach, source, (self._device, file.old_inode))
+
+
+def _is_idmapped(now: VisibleFile, file: ChangedFile) -> bool:
+    """True if a container shows other owners than the layers have on disk."""
+    return (now.uid, now.gid) != file.old_owner
 
 
 def _root(container: Container, table: MountTable) -> Mount:

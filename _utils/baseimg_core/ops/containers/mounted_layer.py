@@ -108,7 +108,12 @@ class MountedLayer:
         return _is_below(real, self._directory)
 
     def _resolve(self, path: bytes) -> bytes:
-        return os.path.join(os.fsencode(self._root), path)
+        resolved = os.path.join(os.fsencode(self._root), path)
+        store, name = os.path.split(path)
+        is_short = os.path.basename(store) == b"l" and _SHORT_NAME.fullmatch(name)
+        if is_short and not os.path.lexists(resolved):  # an idmapped layer: Podman removes the directory that it mounts
+            return os.path.join(os.fsencode(self._root), b"l", name)
+        return resolved
 
 
 def _directories(mount: Mount) -> Iterator[bytes]:
