@@ -60,8 +60,8 @@ def test_one_bundle_serves_both(pair: tuple[Node, Node]) -> None:
         node.engine.start_container(BASE, *SLEEP, name="running")
         applied = node.call("apply", bundle, containers={"live": ["/etc/own"]})
         assert applied["restart"]["live"]["running"]["attached"] == ["/etc/own"]
-        shown = node.engine.exec("running", "sh", "-c", "cat /etc/own; stat -c ' %u:%g' /etc/own")
-        assert shown == "new 33:34\n"
+        output = node.engine.exec("running", "sh", "-c", "cat /etc/own; stat -c ' %u:%g' /etc/own")
+        assert output == "new 33:34\n"
         # equals the engine's own unpacked target, with owners and attributes
         assert differences(node.show(BASE), unpacked) == []
         assert node.call("verify", BASE, deep=True)[0]["ok"] is True
