@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 import subprocess
@@ -13,7 +14,7 @@ from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerDefSection, GNUVerNeedSection
 
-from baseimg_core.disk.impact.elf import ElfInvalid, read_elf
+from baseimg_core.disk.impact.elf import ElfInvalid, Symbols, read_elf, read_symbols
 from baseimg_core.disk.impact.view import parse_cache
 from baseimg_core.model.impact.elf import Elf
 
@@ -77,6 +78,26 @@ def test_files_of_this_system_are_read_as_pyelftools_reads_them() -> None:
             assert read_elf(file) == oracle(path), path
 
 
+def test_symbols_are_read_as_pyelftools_reads_them() -> None:
+    for path in SYSTEM:
+        with path.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".dynsym")
+            named = [symbol for symbol in table.iter_symbols() if symbol.name] if table else []
+            visible = [symbol for symbol in named if symbol["st_info"]["bind"] != "STB_LOCAL"]
+            defined = {
+                symbol.name.encode()
+                for symbol in visible
+                if symbol["st_shndx"] != "SHN_UNDEF"
+                and symbol["st_other"]["visibility"] not in ("STV_HIDDEN", "STV_INTERNAL")
+            }
+            undefined = {
+                symbol.name.encode()
+                for symbol in visible
+                if symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] != "STB_WEAK"
+            }
+            assert read_symbols(file) == Symbols(frozenset(defined), frozenset(undefined)), path
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build a library with symbol versions, a run path and dependencies."""
@@ -112,8 +133,9 @@ def test_a_static_program_needs_nothing() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"#!/bin/sh\n", b"\x7fELF\x09\x01" + bytes(100)])
 def test_what_is_no_elf_file_is_refused(data: bytes) -> None:
-    with pytest.raises(ElfInvalid):
-        read_elf(io.BytesIO(data))
+    for read in (read_elf, read_symbols):
+        with pytest.raises(ElfInvalid):
+            read(io.BytesIO(data))
 
 
 def test_damaged_files_raise_nothing_else(library: Path) -> None:
@@ -126,6 +148,8 @@ def test_damaged_files_raise_nothing_else(library: Path) -> None:
             data[chance.randrange(chance.choice((64, 700, 4096, len(data))))] = chance.randrange(256)
         if chance.random() < 0.2:
             del data[chance.randrange(len(data)) :]
+        with contextlib.suppress(ElfInvalid):
+            read_symbols(io.BytesIO(data))
         try:
             read_elf(io.BytesIO(data))
         except ElfInvalid:

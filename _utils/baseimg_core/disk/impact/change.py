@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ...linux.files import hex_digest
-from ...model.impact import accounts, runtimes
+from ...model.impact import accounts, modules, runtimes, view
 from ...model.impact.accounts import RenumberedAccount
 from ...model.impact.elf import Elf
+from ...model.impact.modules import Module
 from ...model.impact.overrides import ExpectedPaths
+from ...model.impact.permissions import GROUP, PASSWD
 from ...model.impact.runtimes import Runtime
 from ...model.impact.view import FileUnreadable
 from ...model.packages.dpkg import InstalledPackage
@@ -21,7 +23,7 @@ from ..stack.directories import Stack
 from .layers import UNPACKED, Layers
 from .view import BaseAfterBundles, BaseOnDisk, LayeredView
 
-PASSWD, GROUP = b"etc/passwd", b"etc/group"
+_CAPABILITY = "security.capability"
 
 
 @dataclass(slots=True)
@@ -34,6 +36,12 @@ class Losses:
     code: bool = False
     #: Lost language runtimes.
     runtimes: set[Runtime] = field(default_factory=set)
+    #: One lost path for each name.
+    by_name: dict[bytes, bytes] = field(default_factory=dict)
+    #: Lost modules that programs import by name.
+    modules: set[Module] = field(default_factory=set)
+    #: Symbols that a library of the base defined and does not define any more.
+    symbols: set[bytes] = field(default_factory=set)
     #: Python modules whose content changed but not their size and time.
     hidden_sources: set[bytes] = field(default_factory=set)
 
@@ -81,11 +89,17 @@ class BaseChange:
                 continue
             if after is None or (before.kind is Kind.DIRECTORY) != (after.kind is Kind.DIRECTORY):
                 losses.paths.update(self._below(path))
-            elif before.kind is Kind.FILE and self._loses_code(path):
+            elif before.kind in (Kind.FILE, Kind.SYMLINK) and self._loses_code(path):
                 losses.code = True
+            elif before.kind is Kind.FILE and (symbols := self._lost_symbols(path)):
+                losses.symbols |= symbols
             elif path.endswith(b".py") and self._is_hidden_source(path):
                 losses.hidden_sources.add(path)
         losses.code = losses.code or any(self._is_code(path) for path in losses.paths)
+        losses.by_name = {path.rpartition(b"/")[2]: path for path in sorted(losses.paths)}
+        losses.modules = modules.modules(losses.paths)
+        if losses.modules:
+            losses.modules -= modules.modules(path for path in self.expected.paths if self.new_view.find(path))
         losses.runtimes = runtimes.runtimes(losses.paths) | set(self._lost_node())
         return losses
 
@@ -111,17 +125,29 @@ class BaseChange:
 
     def _loses_code(self, path: bytes) -> bool:
         """True if the library at this path loses its soname or a symbol version."""
+        old, new = (view.resolve(side, path) or b"" for side in (self.old_view, self.new_view))
+        if runtimes.runtimes([old]) - runtimes.runtimes([new]):
+            return True
         try:
-            before, after = self.old_view.elf(path), self.new_view.elf(path)
+            before, after = self.old_view.elf(old), self.new_view.elf(new)
         except FileUnreadable:
             return True
         if before is None:
             return False
         return (
             after is None
+            or (before.bits, before.machine) != (after.bits, after.machine)
             or before.soname != after.soname
             or bool(before.version_definitions - after.version_definitions)
         )
+
+    def _lost_symbols(self, path: bytes) -> frozenset[bytes]:
+        """Return the symbols that a library loses; empty if those of the new one are unknown."""
+        before = self.old_view.elf(path)
+        if before is None or not before.soname:
+            return frozenset()
+        after = self.new_view.symbols(path).defined
+        return self.old_view.symbols(path).defined - after if after else frozenset()
 
     def _is_hidden_source(self, path: bytes) -> bool:
         """True if a module changed but not its size and time, which ``.pyc`` files record (PEP 552)."""
@@ -144,6 +170,41 @@ class BaseChange:
                 changed += accounts.renumbered(kind, self.old_view.content(path), self.new_view.content(path))
         return changed
 
+    @cached_property
+    def restricted(self) -> set[bytes]:
+        """Paths that another owner has, or whose permission bits or capabilities are fewer."""
+        paths = set()
+        for path in self.expected.paths:
+            before, after = self.old_view.find(path), self.new_view.find(path)
+            if before is None or after is None or Kind.SYMLINK in (before.kind, after.kind):
+                continue
+            is_owned = (before.uid, before.gid) == (after.uid, after.gid)
+            if not is_owned or before.mode & ~after.mode or self.loses_capability(path):
+                paths.add(path)
+        return paths
+
+    def loses_capability(self, path: bytes) -> bool:
+        """True if the file at a changed path loses its capabilities: capabilities(7), "File capabilities"."""
+        after = self.expected.by_path[path].entry
+        if after is None or after.kind is not Kind.FILE or _CAPABILITY in after.xattrs:
+            return False
+        node = self.pristine.find(path)
+        return node is not None and _CAPABILITY in self.pristine.read(node.top)[0].xattrs
+
+    @cached_property
+    def version_needs(self) -> dict[bytes, list[bytes]]:
+        """By library: the changed files of the base that need versions of it that they did not need before."""
+        needs: dict[bytes, list[bytes]] = {}
+        for path in self.expected.paths:
+            try:
+                before, after = self.old_view.elf(path), self.new_view.elf(path)
+            except FileUnreadable:
+                continue
+            for name, versions in after.version_needs.items() if after else ():
+                if versions - (before.version_needs.get(name, frozenset()) if before else frozenset()):
+                    needs.setdefault(name, []).append(path)
+        return needs
+
     def changes_packages(self, manager: str) -> bool:
         """True if the bundles change the database of a package manager, a key of ``databases.DATABASES``."""
         paths = databases.DATABASES[manager]
@@ -161,7 +222,7 @@ def installed(view: LayeredView, manager: str) -> Mapping[str, InstalledPackage]
     Return the packages of an image or a base, by name.
 
     Raises:
-        Unreadable: A database cannot be read.
+        FileUnreadable: A database cannot be read.
     """
     try:
         return databases.installed(manager, lambda path: view.content(path) if view.find(path) else None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from ...model.impact.elf import Elf
@@ -24,6 +25,12 @@ _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 14, 15, 29
 _DT_VERDEF, _DT_VERDEFNUM, _DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
 _VER_FLG_WEAK = 2
+_DT_SYMTAB = 6
+_SHT_DYNSYM = 11
+_MAX_SECTIONS = 4096
+_MAX_SYMBOLS = 1 << 19
+_STB_LOCAL, _STB_WEAK = 0, 2
+_HIDDEN = (1, 2)  # STV_INTERNAL, STV_HIDDEN
 
 
 class ElfInvalid(Exception):
@@ -45,6 +52,35 @@ def read_elf(file: BinaryIO) -> Elf:
     """
     try:
         return _Reader(file).elf()
+    except (struct.error, OverflowError, ValueError, OSError) as exc:
+        raise ElfInvalid(f"damaged ELF file: {exc}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """The names in the dynamic symbol table of an ELF file."""
+
+    #: Symbols that other files may use.
+    defined: frozenset[bytes] = frozenset()
+    #: Symbols that another file has to define, without weak ones.
+    undefined: frozenset[bytes] = frozenset()
+
+
+def read_symbols(file: BinaryIO) -> Symbols:
+    """
+    Read the dynamic symbol table of an ELF file.
+
+    Args:
+        file: A seekable binary file.
+
+    Returns:
+        The names; empty without section headers, which alone tell the size of the table.
+
+    Raises:
+        ElfInvalid: The file is damaged or not an ELF file.
+    """
+    try:
+        return _Reader(file).symbols()
     except (struct.error, OverflowError, ValueError, OSError) as exc:
         raise ElfInvalid(f"damaged ELF file: {exc}") from exc
 
@@ -90,6 +126,49 @@ class _Reader:
             version_needs=dict(self._version_needs(tags)),
             version_definitions=frozenset(self._version_definitions(tags)),
         )
+
+    def symbols(self) -> Symbols:
+        """Parse the dynamic symbol table."""
+        dynamic = next((list(self._dynamic(*place)) for place in self._places(_PT_DYNAMIC)), [])
+        tags = dict(reversed(dynamic))
+        size = self._symbol_table_size()
+        if not size or _DT_SYMTAB not in tags:
+            return Symbols()
+        self._strings = self._string_table(tags)
+        form = self._order + ("IBBHQQ" if self._is_64 else "IIIBBH")
+        table = self._at(self._offset(tags[_DT_SYMTAB]), size - size % struct.calcsize(form))
+        defined, undefined = set(), set()
+        for fields in struct.iter_unpack(form, table):
+            name, (info, other, section) = fields[0], fields[1:4] if self._is_64 else fields[3:6]
+            binding = info >> 4
+            if not name or binding == _STB_LOCAL or other & 3 in _HIDDEN:
+                continue
+            if section:
+                defined.add(self._string(name))
+            elif binding != _STB_WEAK:
+                undefined.add(self._string(name))
+        return Symbols(frozenset(defined), frozenset(undefined))
+
+    def _places(self, segment: int) -> Iterator[tuple[int, int]]:
+        """Yield offset and size of the segments of a kind."""
+        yield from ((offset, size) for kind, offset, _address, size in self._segments if kind == segment and size)
+
+    def _symbol_table_size(self) -> int:
+        """Return the bytes of the dynamic symbol table; 0 if no section header tells."""
+        if self._is_64:
+            (table,) = self._unpack("Q", 40)
+            entry, count = self._unpack("HH", 58)
+        else:
+            (table,) = self._unpack("I", 32)
+            entry, count = self._unpack("HH", 46)
+        form = self._order + ("IIQQQQIIQQ" if self._is_64 else "10I")
+        if not table or count > _MAX_SECTIONS or entry < struct.calcsize(form):
+            return 0
+        sections = (self._unpack(form[1:], table + number * entry) for number in range(count))
+        size = next((fields[5] for fields in sections if fields[1] == _SHT_DYNSYM), 0)
+        if size > _MAX_SYMBOLS * struct.calcsize("IBBHQQ"):
+            raise ElfInvalid(f"a symbol table of {size} bytes")
+        return size
 
     def _at(self, offset: int, size: int) -> bytes:
         self._file.seek(offset)

@@ -19,9 +19,11 @@ from ...model.packages import apk, dpkg_relations, rpm
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
-from .change import GROUP, PASSWD, BaseChange, installed
+from .change import BaseChange, installed
 from .own import LayerFiles, own_files
-from .start import StartedPrograms, is_lost
+from .start import StartedPrograms
+from .texts import is_lost
+from .users import account_reasons
 from .view import LayeredView
 
 _EXAMPLES = 3
@@ -70,13 +72,14 @@ class Judge:
             LayerUnsupported: A layer disappeared during the scan.
         """
         config = configs.parse(raw)
-        image = _Image(self._change, own, config, self._base_config, [self._walk(layer) for layer in own])
+        walked = [self._walk(layer) for layer in own]
+        image = _Image(self._change, own, config, self._base_config, walked, volumes or {})
         reasons = [
             *image.started(arguments, trials),
             *image.loaded(mapped),
             *image.own_files(),
             *image.environment(),
-            *image.accounts(),
+            *image.accounts({*config.volumes, *(volumes or {})}),
         ]
         self.started |= image.started_files
         reasons += [*image.derived(), *image.ghosts(), *image.relations()]
@@ -96,6 +99,8 @@ class Judge:
         """True if a change of the new base can affect an application's own files."""
         losses = self._change.losses
         if losses.paths or losses.code or losses.runtimes or losses.hidden_sources or self._change.renumbered:
+            return True
+        if self._change.restricted or self._change.version_needs or losses.symbols:
             return True
         return any(map(derived.is_source, self._change.expected.paths))
 
@@ -135,11 +140,13 @@ class _Image:
         config: ProcessConfig,
         base_config: ProcessConfig,
         walked: Sequence[LayerFiles],
+        volumes: Mapping[str, str],
     ) -> None:
         self._change, self._layers, self._config, self._base_config = change, own, config, base_config
         self._walked = walked
         self._old, self._new = change.views(own)
-        self._start = StartedPrograms(change, self._old, self._new, config)
+        sources = [path for files in walked for path in files.sources]
+        self._start = StartedPrograms(change, self._old, self._new, config, sources, volumes)
         self._has_own_command = (config.entrypoint, config.command) not in (
             ((), ()),
             (base_config.entrypoint, base_config.command),
@@ -155,6 +162,7 @@ class _Image:
         own = [tuple(arguments)] if arguments else started.commands(self._config)
         for command in [*own, *trials]:
             yield from self._start.command(command)
+        yield from self._start.own_programs()
 
     def loaded(self, paths: Collection[bytes]) -> Iterator[Reason]:
         """Yield the reasons for the application's own programs and libraries that a running process has loaded."""
@@ -170,35 +178,41 @@ class _Image:
         losses = self._change.losses
         yield from self._hidden_trees()
         yield from self._modules()
-        if not losses.paths and not losses.code:
+        needs = self._change.version_needs or self._change.restricted or losses.symbols
+        if not losses.paths and not losses.code and not needs:
             return
         for path in self._visible("programs"):
             if path not in self._start.files:
                 every = not self._has_own_command and self._is_executable(path)
-                yield from self._start.file(path) if every else self._start.own_needs(path)
+                yield from self._start.every(path) if every else self._start.own_needs(path)
+        yield from self._base_needs()
         for path in self._visible("links"):
             if is_lost(self._old, self._new, path):
                 node = self._new.lookup(path)
                 target = overlay.path_text(node.target) if node else ""
-                yield Reason(
-                    Verdict.IMPAIRED,
-                    "missing-target",
-                    overlay.path_text(path),
-                    f"is a symlink to {target}, which is missing",
-                )
+                text = f"is a symlink to {target}, which is missing"
+                yield Reason(Verdict.IMPAIRED, "missing-target", overlay.path_text(path), text)
         yield from self._texts()
 
     def environment(self) -> Iterator[Reason]:
         """Yield the reasons for variables that name paths missing from the new base."""
         for name, value in sorted(self._config.environment.items()):
-            parts = [part for part in value.split(":") if part.startswith("/")]
-            lost = [part for part in parts if is_lost(self._old, self._new, part.encode("utf-8", "surrogateescape"))]
+            raw = value.encode("utf-8", "surrogateescape")
+            named = {*started.paths_in(raw), *(part for part in raw.split(b":") if part.startswith(b"/"))}
+            if name == "TZ":
+                named.add(b"/usr/share/zoneinfo/" + raw.lstrip(b":"))
+            lost = [overlay.path_text(path) for path in sorted(named) if is_lost(self._old, self._new, path)]
+            if name == "LD_PRELOAD":
+                names = raw.replace(b":", b" ").split()
+                lost += [overlay.path_text(word) for word in names if self._start.texts.is_lost_library(word)]
             if lost:
                 text = f"points to {', '.join(lost)}, which is missing"
                 yield Reason(self._environment_verdict(name, lost), "environment", name, text)
 
     def _environment_verdict(self, name: str, lost: Sequence[str]) -> Verdict:
         """Return *breaks*, or *impaired* for a search path from which no started program is lost."""
+        if name in ("TZ", "LD_PRELOAD"):  # the C library falls back to UTC, the loader ignores the library
+            return Verdict.IMPAIRED
         if not name.endswith("PATH"):
             return Verdict.BREAKS
         directories = tuple(part.encode("utf-8", "surrogateescape").rstrip(b"/") + b"/" for part in lost)
@@ -206,22 +220,9 @@ class _Image:
             Verdict.BREAKS if any(place.startswith(directories) for place in self._start.missing) else Verdict.IMPAIRED
         )
 
-    def accounts(self) -> Iterator[Reason]:
-        """Yield the reasons for renumbered accounts that the image runs as, or that own its files."""
-        user, _, group = self._config.user.partition(":")
-        for change in self._change.renumbered:
-            is_account = change.kind == "account"
-            node = self._new.lookup(PASSWD if is_account else GROUP)
-            if node is None or node.own:
-                continue
-            owners = [files.users if is_account else files.groups for files in self._walked]
-            path = next((numbers[change.old] for numbers in owners if change.old in numbers), None)
-            runs_as = change.name == (user if is_account else group)
-            files = f", and {overlay.path_text(path)} belongs to number {change.old}" if path is not None else ""
-            if runs_as and (change.new is None or path is not None):
-                yield Reason(Verdict.BREAKS, "account", change.name, f"the image runs as {change.text}{files}")
-            elif path is not None and change.old:
-                yield Reason(Verdict.IMPAIRED, "account", change.name, f"{change.text}{files}")
+    def accounts(self, volumes: Collection[str]) -> Iterator[Reason]:
+        """Yield the reasons for renumbered accounts; ``volumes`` are the mount points of volumes."""
+        yield from account_reasons(self._change, self._new, self._config, self._walked, volumes)
 
     def derived(self) -> Iterator[Reason]:
         """Yield the reasons for files that were generated from files of the old base."""
@@ -322,7 +323,7 @@ class _Image:
                 )
 
     def _modules(self) -> Iterator[Reason]:
-        lost = self._change.losses.runtimes
+        lost = self._change.losses.runtimes | self._start.replaced
         named: set[tuple[bytes, Runtime]] = set()
         for files in self._walked if lost else ():
             named.update((path, runtime) for path, runtime in files.modules if runtime in lost)
@@ -346,19 +347,27 @@ class _Image:
                 text = f"is a module for ABI {', '.join(lost)} of node, which the new base does not have"
                 yield Reason(verdict, "runtime", overlay.path_text(path), text)
 
+    def _base_needs(self) -> Iterator[Reason]:
+        """Yield the reasons for files of the new base that need versions which an own library lacks."""
+        needs = self._change.version_needs
+        own = {path.rpartition(b"/")[2] for path in self._visible("programs")} & needs.keys() if needs else set()
+        for path in sorted({path for name in own for path in needs[name]} - self._start.files):
+            node = self._new.lookup(path)
+            if node and not node.own:
+                yield from self._start.own_needs(path)
+
     def _texts(self) -> Iterator[Reason]:
-        names = {path.rpartition(b"/")[2] for path in self._change.losses.paths}
-        for path in self._visible("texts"):
+        for path in (*self._visible("texts"), *self._visible("scripts")):
+            if path in self._start.files:
+                continue
             try:
-                text = self._new.text(path)
+                if self._new.elf(path):
+                    continue
+                losses = list(self._start.texts.losses(path))
             except FileUnreadable:
                 continue
-            if b"\0" in text:
-                continue
-            for named in sorted(started.paths_in(text)):
-                if named.rpartition(b"/")[2] in names and is_lost(self._old, self._new, named):
-                    reason = f"names {overlay.path_text(named)}, which is missing"
-                    yield Reason(Verdict.IMPAIRED, "missing-path", overlay.path_text(path), reason)
+            for loss in losses:
+                yield Reason(Verdict.IMPAIRED, loss.code, overlay.path_text(path), loss.text)
 
 
 def _bounded(reasons: Sequence[Reason]) -> list[Reason]:

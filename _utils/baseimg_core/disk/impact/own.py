@@ -21,6 +21,7 @@ _MAX_TEXT = 1 << 16  # bytes; larger text files are not searched for paths
 _DOCUMENTATION = (b"usr/share/doc/", b"usr/share/man/", b"usr/share/info/", b"usr/share/locale/", b"usr/share/lintian/")
 # package managers own and rewrite these paths
 _UNSEARCHED = (*_DOCUMENTATION, b"var/lib/dpkg/", b"var/cache/", b"var/log/", b"var/lib/apt/", b"usr/share/zoneinfo/")
+_SOURCES = (b".py", b".pm", b".rb", b".js", b".so", b"/package.json")
 
 
 @dataclass(slots=True)
@@ -33,6 +34,10 @@ class LayerFiles:
     links: list[bytes] = field(default_factory=list)
     #: Small files without execute permission.
     texts: list[bytes] = field(default_factory=list)
+    #: Small executable files, which may be scripts.
+    scripts: list[bytes] = field(default_factory=list)
+    #: Source files and extension modules of languages (:mod:`model.impact.modules`).
+    sources: list[bytes] = field(default_factory=list)
     #: Module directories and extension modules, each with its runtime.
     modules: list[tuple[bytes, Runtime]] = field(default_factory=list)
     #: Compiled modules of Node whose names do not contain their ABI.
@@ -114,7 +119,17 @@ def _add(files: LayerFiles, path: bytes, st: Status) -> None:
         files.compiled.append((path, source))
     elif derived.PATTERN.fullmatch(path):
         files.derived.append(path)
-    elif mode & 0o111 or b".so" in path.rpartition(b"/")[2] or path.endswith(b".node"):
+    else:
+        _add_code(files, path, st)
+
+
+def _add_code(files: LayerFiles, path: bytes, st: Status) -> None:
+    is_text = st.st_size <= _MAX_TEXT and not path.startswith(_UNSEARCHED)
+    if path.endswith(_SOURCES):
+        files.sources.append(path)
+    if st.st_mode & 0o111 or b".so" in path.rpartition(b"/")[2] or path.endswith(b".node"):
         files.programs.append(path)
-    elif st.st_size <= _MAX_TEXT and not path.startswith(_UNSEARCHED):
+        if is_text:
+            files.scripts.append(path)
+    elif is_text:
         files.texts.append(path)

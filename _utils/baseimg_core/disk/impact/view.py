@@ -24,7 +24,7 @@ from ...model.stack.entry import Entry, Kind, kind_of
 from ...model.stack.overlay import Mark
 from ..packages import databases
 from ..stack.directories import Stack
-from .elf import MAGIC, ElfInvalid, read_elf
+from .elf import MAGIC, ElfInvalid, Symbols, read_elf, read_symbols
 from .layers import UNPACKED, Layers
 
 TEXT = 1 << 16  # bytes of a text file that the rules read
@@ -42,6 +42,8 @@ class NewFile:
 
     #: The dynamic section; ``None`` for other formats.
     elf: Elf | None = None
+    #: The names of a library's symbols, each followed by a NUL byte.
+    symbols: bytes = b""
     #: The first bytes of a script, or the whole content of a file in ``WHOLE``.
     text: bytes = b""
     #: Why the file cannot be read; empty if it was read.
@@ -68,7 +70,10 @@ def read_new_file(path: bytes, size: int, read: Callable[[int], bytes | memoryvi
     if size > _MAX_ELF:
         return NewFile(error=f"{overlay.path_text(path)} has {size} bytes, more than are read of a program")
     try:
-        return NewFile(elf=read_elf(io.BytesIO(head + _read(read, size - len(head)))))
+        file = io.BytesIO(head + _read(read, size - len(head)))
+        elf = read_elf(file)
+        symbols = b"".join(name + b"\0" for name in read_symbols(file).defined) if elf.soname else b""
+        return NewFile(elf=elf, symbols=symbols)
     except ElfInvalid as exc:
         return NewFile(error=f"{overlay.path_text(path)}: {exc}")
 
@@ -101,6 +106,10 @@ class _PathSource:
     directories: tuple[bytes, ...] = ()
     #: For a directory, True if the base's directory is merged.
     has_base: bool = False
+    #: User ID of the owner.
+    uid: int = 0
+    #: Group ID of the owner.
+    gid: int = 0
 
 
 class BaseOnDisk:
@@ -160,7 +169,9 @@ class BaseAfterBundles:
 
 
 def _in_bundle(path: bytes, entry: Entry) -> _PathSource:
-    return _PathSource(entry.kind, False, entry.mode, entry.target, new=path, has_base=entry.is_dir)
+    return _PathSource(
+        entry.kind, False, entry.mode, entry.target, new=path, has_base=entry.is_dir, uid=entry.uid, gid=entry.gid
+    )
 
 
 def _on_disk(path: bytes, own: bool, layers: Layers) -> _PathSource | None:
@@ -172,7 +183,7 @@ def _on_disk(path: bytes, own: bool, layers: Layers) -> _PathSource | None:
         target = layers.target(path) if kind is Kind.SYMLINK else b""
     except OSError:
         return None
-    return _PathSource(kind, own, stat.S_IMODE(st.st_mode), target, real=path)
+    return _PathSource(kind, own, stat.S_IMODE(st.st_mode), target, real=path, uid=st.st_uid, gid=st.st_gid)
 
 
 class LayeredView:
@@ -201,7 +212,7 @@ class LayeredView:
     def lookup(self, path: bytes) -> ViewNode | None:
         """Return the node at a path without following symlinks; ``None`` if there is none."""
         place = self.find(path)
-        return ViewNode(place.kind, place.own, place.mode, place.target) if place else None
+        return ViewNode(place.kind, place.own, place.mode, place.target, place.uid, place.gid) if place else None
 
     def find(self, path: bytes) -> _PathSource | None:
         """Return the node at a path with its location. See :meth:`lookup`."""
@@ -247,7 +258,7 @@ class LayeredView:
         Return the dynamic section of an ELF file, else ``None``.
 
         Raises:
-            Unreadable: The file cannot be read.
+            FileUnreadable: The file cannot be read.
         """
         place = self.find(path)
         if place is None or place.kind is not Kind.FILE:
@@ -264,6 +275,19 @@ class LayeredView:
             raise FileUnreadable(f"{overlay.path_text(path)}: {elf}")
         return elf
 
+    def symbols(self, path: bytes) -> Symbols:
+        """Return the dynamic symbols of a file; empty if they are unknown. A file in a bundle has defined ones only."""
+        place = self.find(path)
+        if place is None or place.kind is not Kind.FILE:
+            return Symbols()
+        if place.new:
+            return Symbols(frozenset(self._base.new_file(place.new).symbols.split(b"\0")) - {b""})
+        try:
+            with _open(place.real) as file:
+                return read_symbols(file)
+        except (OSError, ElfInvalid):
+            return Symbols()
+
     def text(self, path: bytes) -> bytes:
         """Return the first 64 KiB of a file; raises :class:`FileUnreadable`."""
         return self.content(path, TEXT)
@@ -273,7 +297,7 @@ class LayeredView:
         Return up to ``limit`` bytes of a file, empty if it is missing.
 
         Raises:
-            Unreadable: The file cannot be read.
+            FileUnreadable: The file cannot be read.
         """
         place = self.find(path)
         if place is None or place.kind is not Kind.FILE:
@@ -304,9 +328,7 @@ class LayeredView:
 
 
 def _directory(top: _PathSource, directories: Iterable[bytes], has_base: bool) -> _PathSource:
-    return _PathSource(
-        Kind.DIRECTORY, top.own, top.mode, real=top.real, directories=tuple(directories), has_base=has_base
-    )
+    return replace(top, target=b"", new=b"", directories=tuple(directories), has_base=has_base)
 
 
 def _open(path: bytes) -> BinaryIO:

@@ -48,6 +48,8 @@ class ProcessConfig:
     command: tuple[str, ...] = ()
     #: ``USER`` or ``USER:GROUP``; empty for root.
     user: str = ""
+    #: ``WorkingDir``: relative paths of a command start here.
+    directory: str = "/"
     #: Declared mount points, sorted.
     volumes: tuple[str, ...] = ()
     #: The health check in Docker's form: ``CMD`` or ``CMD-SHELL``, then the words of the command.
@@ -63,6 +65,7 @@ def parse(raw: Mapping[str, Any]) -> ProcessConfig:
         entrypoint=_words(raw.get("Entrypoint")),
         command=_words(raw.get("Cmd")),
         user=str(raw.get("User") or ""),
+        directory=str(raw.get("WorkingDir") or "/"),
         volumes=tuple(sorted(volumes)) if isinstance(volumes, Mapping) else (),
         health=_texts(health.get("Test")) if isinstance(health, Mapping) else (),
     )

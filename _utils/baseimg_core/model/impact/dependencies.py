@@ -59,9 +59,9 @@ class Problem:
 class Loader:
     """A model of the dynamic loader over one view. Search results are cached."""
 
-    def __init__(self, view: View, environment: bytes = b"") -> None:
-        """Create a loader; ``environment`` is the value of ``LD_LIBRARY_PATH``."""
-        self._view = view
+    def __init__(self, view: View, environment: bytes = b"", search: bytes = b"") -> None:
+        """Create a loader; ``environment`` is the value of ``LD_LIBRARY_PATH``, ``search`` that of ``PATH``."""
+        self._view, self._search = view, search or DEFAULT_PATH
         self._environment = tuple(filter(None, environment.split(b":")))
         self._resolved: dict[tuple[object, ...], bytes | None] = {}
 
@@ -85,7 +85,7 @@ class Loader:
         """Return the file, its interpreters and its libraries, as :meth:`problems` visits them."""
         paths_seen: set[bytes] = set()
         try:
-            while (script := interpreter_of(self._view, path)) and path not in paths_seen:
+            while (script := interpreter_of(self._view, path, self._search)) and path not in paths_seen:
                 paths_seen.add(path)
                 resolved = views.file_at(self._view, script[0])
                 if resolved is None:
@@ -96,9 +96,14 @@ class Loader:
             return paths_seen | {path}
         return paths_seen | {path} | (set(self._load(path, elf, [], True).values()) if elf else set())
 
+    def find_library(self, name: bytes, elf: Elf) -> bytes | None:
+        """Return the resolved path of a library as ``dlopen(name)`` in a program like ``elf`` finds it."""
+        is_musl = _MUSL in elf.interpreter or any(b".musl-" in needed for needed in elf.needed)
+        return self._find(name, b"", Elf(elf.bits, elf.machine, elf.type), (), is_musl)
+
     def _check(self, path: bytes, depth: int, transitive: bool) -> Iterator[Problem]:
         try:
-            script = interpreter_of(self._view, path)
+            script = interpreter_of(self._view, path, self._search)
             if script is None:
                 elf = self._view.elf(path)
                 if elf is None:
@@ -199,13 +204,14 @@ def _missing_versions(path: bytes, elf: Elf, loaded: dict[bytes, bytes], read: d
             yield Problem("missing-version", path, version, name)
 
 
-def interpreter_of(view: View, path: bytes) -> list[bytes] | None:
+def interpreter_of(view: View, path: bytes, search: bytes) -> list[bytes] | None:
     """
     Return the programs in a script's first line: the interpreter, and the program that ``env`` starts.
 
     Args:
         view: The file system.
         path: The resolved path of a file.
+        search: The value of ``PATH``.
 
     Returns:
         The paths of the programs; ``None`` if the file is not a script.
@@ -224,7 +230,7 @@ def interpreter_of(view: View, path: bytes) -> list[bytes] | None:
     programs = [words[0]]
     if words[0].rpartition(b"/")[2] == b"env":
         name = next((word for word in words[1:] if not word.startswith(b"-") and b"=" not in word), b"")
-        place = find_program(view, name, DEFAULT_PATH) if name else None
+        place = find_program(view, name, search) if name else None
         if name:
             programs.append(place or name)
     return programs
@@ -233,7 +239,7 @@ def interpreter_of(view: View, path: bytes) -> list[bytes] | None:
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def find_program(view: View, name: bytes, search: bytes) -> bytes | None:
+def find_program(view: View, name: bytes, search: bytes, directory: bytes = b"/") -> bytes | None:
     """
     Find a program as execvp(3) does.
 
@@ -241,14 +247,16 @@ def find_program(view: View, name: bytes, search: bytes) -> bytes | None:
         view: The file system.
         name: A name or a path.
         search: The value of ``PATH``.
+        directory: The working directory.
 
     Returns:
         The path of the program; ``None`` if it does not exist.
     """
     if b"/" in name:
-        return name if views.file_at(view, name) else None
-    for directory in search.split(b":"):
-        place = directory.rstrip(b"/") + b"/" + name
+        place = name if name.startswith(b"/") else directory.rstrip(b"/") + b"/" + name
+        return place if views.file_at(view, place) else None
+    for step in search.split(b":"):
+        place = step.rstrip(b"/") + b"/" + name
         resolved = views.file_at(view, place)
         node = view.lookup(resolved) if resolved else None
         if node and node.mode & 0o111:

@@ -31,7 +31,19 @@ _BUILTINS = {
 }  # fmt: skip
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _PLAIN = re.compile(r"[\w./+@:,~-]+", re.ASCII)
-_PATH = re.compile(rb"(?:(?<![\w.}/$-])|(?<=:-))/(?:[\w.+@-]+/)*[\w.+@-]+")
+_PATH = re.compile(rb"(?:(?<![\w.}/$-])|(?<=:-)|(?<=file://))/(?:[\w.+@-]+/)*[\w.+@-]+")
+_COMMENTS = (b"#", b";", b"//", b"*")
+_CRON = re.compile(rb"\*(?:/\d+)?[ \t]+[\d*]")
+_QUOTED = re.compile(
+    rb"\b(?:system|[Pp]open|exec\w*|spawn\w*|run|call|check_call|check_output|getoutput|Command|which)"
+    rb"[ \t]*\([ \t]*[\[(]?[ \t]*[\"']([\w.+-]+)(?=[\"' ])"
+)
+_LIBRARY = re.compile(rb"(?<![\w./+-])[\w+-]+\.so(?:\.\w+)*(?![\w/-])")
+_LITERAL_PATH = re.compile(rb"/[\w.+@-]+(?:/[\w.+@-]+)+")
+_LITERAL_LIBRARY = re.compile(rb"\.so(?:\.\w+)*\0")
+_PLAIN_NAME = re.compile(rb"[\w.+-]+")
+_MAX_NAME = 255
+_SOURCED = re.compile(rb"^[ \t]*(?:\.|source)[ \t]+[\"']?([\w./+-]+)", re.MULTILINE)
 
 
 def commands(config: ProcessConfig) -> list[tuple[str, ...]]:
@@ -119,15 +131,64 @@ def _of_line(words: list[str]) -> Iterator[str]:
             command.append(word)
 
 
+def is_shell(program: str) -> bool:
+    """True if a program is a shell, which runs a file without a ``#!`` line as its script."""
+    return program.rpartition("/")[2] in _SHELLS
+
+
 def arguments(command: Sequence[str]) -> list[str]:
-    """Return the absolute paths among a command's arguments."""
-    return [word for word in command[1:] if word.startswith("/") and _PLAIN.fullmatch(word)]
+    """Return a command's arguments that may be paths: plain words that are no options."""
+    return [word for word in command[1:] if not word.startswith("-") and _PLAIN.fullmatch(word)]
+
+
+def paths_in_arguments(command: Sequence[str]) -> set[bytes]:
+    """Return the absolute paths inside a command's other arguments: options with a value, and program text."""
+    paths: set[bytes] = set()
+    for word in command[1:]:
+        if word.startswith("-") or not _PLAIN.fullmatch(word):
+            paths |= paths_in(word.encode("utf-8", "surrogateescape"))
+    return paths
 
 
 def paths_in(text: bytes) -> set[bytes]:
     """Return the absolute paths in a script or a configuration file, comments excluded."""
-    paths: set[bytes] = set()
+    return {match.rstrip(b".") for line in _lines(text) for match in _PATH.findall(line)}
+
+
+def names_in(text: bytes) -> set[bytes]:
+    """Return the programs that a script starts by name through a function such as ``subprocess.run`` or ``system``."""
+    return {name for line in _lines(text) for name in _QUOTED.findall(line)}
+
+
+def libraries_in(text: bytes) -> set[bytes]:
+    """Return the names of libraries, without a directory, in a script or a configuration file."""
+    return {name for line in _lines(text) for name in _LIBRARY.findall(line)}
+
+
+def literal_paths(content: bytes) -> set[bytes]:
+    """Return the absolute paths of two components or more in a compiled program."""
+    return set(_LITERAL_PATH.findall(content))
+
+
+def literal_libraries(content: bytes) -> set[bytes]:
+    """Return the names of libraries, without a directory, that a compiled program has as C strings."""
+    names = set()
+    for match in _LITERAL_LIBRARY.finditer(content):
+        start = content.rfind(b"\0", max(0, match.start() - _MAX_NAME), match.start()) + 1
+        name = content[start : match.end() - 1]
+        if start and _PLAIN_NAME.fullmatch(name):
+            names.add(name)
+    return names
+
+
+def sourced(text: bytes) -> list[bytes]:
+    """Return the files that a shell script reads with ``.`` or ``source``, unless a variable names them."""
+    return _SOURCED.findall(text)
+
+
+def _lines(text: bytes) -> Iterator[bytes]:
+    """Yield the lines that are no comment; a crontab's ``* * * * *`` is none."""
     for line in text.splitlines():
-        if not line.lstrip().startswith((b"#", b";", b"//", b"*")) or line.startswith(b"#!"):
-            paths.update(match.rstrip(b".") for match in _PATH.findall(line))
-    return paths
+        stripped = line.lstrip()
+        if not stripped.startswith(_COMMENTS) or line.startswith(b"#!") or _CRON.match(stripped):
+            yield line

@@ -11,6 +11,7 @@ from ..stack.entry import Kind
 from .elf import Elf
 
 _MAX_LINKS = 40  # the kernel's limit: path_resolution(7)
+_MAX_NAME = 255  # bytes: NAME_MAX
 
 
 class FileUnreadable(Exception):
@@ -29,6 +30,10 @@ class ViewNode:
     mode: int = 0
     #: The target of a symlink; empty for other types.
     target: bytes = b""
+    #: User ID of the owner.
+    uid: int = 0
+    #: Group ID of the owner.
+    gid: int = 0
 
 
 class View(Protocol):
@@ -67,7 +72,7 @@ def resolve(view: View, path: bytes, partial: bool = False) -> bytes | None:
             current = overlay.split(current)[0]
             continue
         child = overlay.join(current, part)
-        node = view.lookup(child)
+        node = view.lookup(child) if len(part) <= _MAX_NAME else None
         if node and node.kind is Kind.SYMLINK and links < _MAX_LINKS:
             links += 1
             if node.target.startswith(b"/"):

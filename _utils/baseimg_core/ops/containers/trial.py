@@ -172,7 +172,7 @@ def _programs(view: LayeredView, image: Image) -> Iterator[tuple[bytes, bytes] |
     words = (*config.entrypoint, *config.command)
     pending: list[tuple[bytes, str]] = [(os.fsencode(program), "") for program in started.programs(words)]
     for number, (name, script) in enumerate(pending):
-        place = dependencies.find_program(view, name, search)
+        place = dependencies.find_program(view, name, search, os.fsencode(config.directory))
         resolved = file_at(view, place) if place else None
         if place is None or resolved is None:
             if script:
@@ -184,5 +184,5 @@ def _programs(view: LayeredView, image: Image) -> Iterator[tuple[bytes, bytes] |
         if elf and elf.interpreter:
             yield elf.interpreter, place
         elif elf is None:
-            interpreters: Sequence[bytes] = dependencies.interpreter_of(view, resolved) or ()
+            interpreters: Sequence[bytes] = dependencies.interpreter_of(view, resolved, search) or ()
             pending += [(interpreter, os.fsdecode(place)) for interpreter in interpreters]
