@@ -11,8 +11,6 @@ class SymbolSearch:
 
     def __init__(self, lost: set[bytes], old: tuple[LayeredView, Loader], new: tuple[LayeredView, Loader]) -> None:
         """
-        Create a search.
-
         Args:
             lost: The symbols that libraries of the base do not define any more.
             old: The image over the old base, and its loader.

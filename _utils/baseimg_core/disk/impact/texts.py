@@ -43,8 +43,6 @@ class Texts:
         sources: Sequence[bytes],
     ) -> None:
         """
-        Create a reader.
-
         Args:
             change: The change of the base.
             old: The image over the old base.
