@@ -17,6 +17,13 @@ class Access:
     """The access of one image's user, over the old and over the new base."""
 
     def __init__(self, change: BaseChange, old: LayeredView, new: LayeredView, config: ProcessConfig) -> None:
+        """
+        Args:
+            change: The change of the base.
+            old: The image over the old base.
+            new: The image over the new base.
+            config: The configuration of the image.
+        """
         self._change, self._old, self._new = change, old, new
         self._before = self._after = None
         if change.restricted or change.renumbered:

@@ -142,6 +142,15 @@ class _Image:
         walked: Sequence[LayerFiles],
         volumes: Mapping[str, str],
     ) -> None:
+        """
+        Args:
+            change: The change of the base.
+            own: The directories of the image's own layers, top first.
+            config: The configuration of the image.
+            base_config: The configuration of the base.
+            walked: The files of the own layers, top first.
+            volumes: The mounts of a container: sources by destination.
+        """
         self._change, self._layers, self._config, self._base_config = change, own, config, base_config
         self._walked = walked
         self._old, self._new = change.views(own)

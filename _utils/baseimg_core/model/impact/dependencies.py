@@ -60,7 +60,12 @@ class Loader:
     """A model of the dynamic loader over one view. Search results are cached."""
 
     def __init__(self, view: View, environment: bytes = b"", search: bytes = b"") -> None:
-        """Create a loader; ``environment`` is the value of ``LD_LIBRARY_PATH``, ``search`` that of ``PATH``."""
+        """
+        Args:
+            view: The file system.
+            environment: The value of ``LD_LIBRARY_PATH``.
+            search: The value of ``PATH``.
+        """
         self._view, self._search = view, search or DEFAULT_PATH
         self._environment = tuple(filter(None, environment.split(b":")))
         self._resolved: dict[tuple[object, ...], bytes | None] = {}
