@@ -157,7 +157,7 @@ class TestDpkg:
         )
 
     def test_images_made_without_dpkg(self, tmp_path: Path) -> None:
-        """Distroless images have single file for each package, next to digest lists, and no status field."""
+        """Distroless images have one file for each package, next to digest lists, and no status field."""
         stanza_text = "Package: openssl\nVersion: 3.0.11\nArchitecture: amd64\n"
         old = put(tmp_path / "old", f"{DPKG}.d/openssl", stanza_text)
         put(old, f"{DPKG}.d/openssl.md5sums", "0123  usr/bin/openssl\n")
