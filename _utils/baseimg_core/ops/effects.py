@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 from ..context import Context
@@ -122,7 +122,7 @@ class LiveEffects:
         if files is None:
             return self.every(effect.unknown(self.unknown))
         try:
-            return _effects(files, self._hidden_by(files, image, upper, volumes))
+            return _effects(files, self._hidden_by(files, image, upper, volumes), self._edited)
         except LayerUnsupported as exc:
             return self.every(effect.unknown(f"its layers cannot be read: {exc.message}"))
 
@@ -193,8 +193,9 @@ class LiveEffects:
         files = self._versions.setdefault(key, UpdatedFiles(packages, self.stack, version, {}))
         try:
             over = (*upper, *reversed(image.directories[height:]))
-            hidden = files.hidden_in(over) | files.below(volumes, self._view(image, upper))
-            return _effects(files, dict.fromkeys(hidden | files.not_from(own, version), ""))
+            view = self._view(image, upper)
+            hidden = files.hidden_in(over) | files.below(volumes, view) | files.read_elsewhere(over, view)
+            return _effects(files, dict.fromkeys(hidden | files.not_from(own, version), ""), ())
         except LayerUnsupported as exc:
             return dict.fromkeys(every, effect.unknown(f"its layers cannot be read: {exc.message}"))
 
@@ -211,6 +212,16 @@ class LiveEffects:
         except RecordInvalid:
             return {}
 
+    @cached_property
+    def _edited(self) -> Collection[bytes]:
+        """The updated files that differ from what was made; all of them if that is unknown."""
+        paths = self._files.paths if self._files else ()
+        layout, number = self._base.store.layout, self.record.current
+        try:
+            return index.changed(layout.index(number), self._base.store.path(self.record, number), paths)
+        except RecordInvalid:
+            return paths
+
     def _hidden_by(
         self, files: UpdatedFiles, image: Image, upper: Sequence[str], volumes: Iterable[str]
     ) -> Mapping[bytes, str]:
@@ -220,7 +231,9 @@ class LiveEffects:
         for height, masking in self._masking(image):
             layers = tuple(reversed(image.directories[len(self._base.diff_ids) : height]))
             hidden.update({path: masking for path in files.hidden_in(layers) if path in hidden})
-        return {**hidden, **dict.fromkeys(files.below(volumes, self._view(image, upper)), "")}
+        view = self._view(image, upper)
+        elsewhere = files.below(volumes, view) | files.read_elsewhere((*upper, *own), view)
+        return {**hidden, **dict.fromkeys(elsewhere, "")}
 
     @staticmethod
     def _view(image: Image, upper: Sequence[str]) -> Stack:
@@ -240,8 +253,8 @@ class LiveEffects:
                 yield record
 
 
-def _effects(files: UpdatedFiles, hidden: Mapping[bytes, str]) -> dict[str, Effect]:
-    """Return the effect of every update for an image that hides some paths."""
+def _effects(files: UpdatedFiles, hidden: Mapping[bytes, str], edited: Collection[bytes]) -> dict[str, Effect]:
+    """Return the effect of every update for an image that hides some paths, of which some were edited by hand."""
     effects = {}
     for name, owned in files.owned.items():
         if owned is None:
@@ -250,4 +263,6 @@ def _effects(files: UpdatedFiles, hidden: Mapping[bytes, str]) -> dict[str, Effe
             effects[name] = effect.unknown("a later bundle changed it and names no advisory: build it with fixes=")
         else:
             effects[name] = effect.of_files(owned, hidden)
+            if effects[name] is effect.IN_EFFECT and not owned.isdisjoint(edited):
+                effects[name] = effect.unknown("its files were changed out of band: run baseimg.verify")
     return effects

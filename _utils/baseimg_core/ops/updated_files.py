@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from ..disk.fixes import other_places
 from ..disk.impact.layer_scan import LayerScanner
 from ..disk.impact.view import BaseOnDisk, LayeredView
 from ..disk.packages import databases, fixes
@@ -39,6 +40,11 @@ class UpdatedFiles:
     def owned(self) -> dict[str, set[bytes] | None]:
         """The paths by package, or absolute path of a file outside of packages; ``None`` if they are unknown."""
         return self._collected[0]
+
+    @property
+    def paths(self) -> Collection[bytes]:
+        """All these paths."""
+        return self._entries.keys()
 
     @property
     def _entries(self) -> dict[bytes, ExpectedPath]:
@@ -128,6 +134,17 @@ class UpdatedFiles:
         view = LayeredView((), BaseOnDisk(image), {})
         points = {resolve(view, volume.encode("utf-8", "surrogateescape"), partial=True) for volume in volumes}
         return {path for path in self._entries if not points.isdisjoint((path, *overlay.ancestors(path)))}
+
+    def read_elsewhere(self, layers: Sequence[str], image: Stack) -> set[bytes]:
+        """
+        Return the files of which programs read an older copy in another place, in layers over the content.
+
+        Args:
+            layers: Their directories, top first.
+            image: What the image shows.
+        """
+        places = other_places.below_own_directories(self._entries, self._new, image)
+        return places | other_places.compiled(self._entries, layers, image)
 
     def not_from(self, layers: Collection[str], image: Stack) -> set[bytes]:
         """Return the existing paths that a stack does not show from one of these layers."""

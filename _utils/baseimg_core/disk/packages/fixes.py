@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ...errors import ArgumentInvalid
 from ...linux.files import hex_digest
+from ...model.impact import derived
 from ...model.packages import difference as packages_difference
 from ...model.packages.difference import Packages
 from ...model.stack.entry import Kind
@@ -66,9 +67,13 @@ def _owners(
 ) -> Mapping[str, set[bytes]] | None:
     try:
         names = {name.partition(":")[0] if packages.manager == "dpkg" else name for name in packages.updated}
-        return owners((source, target), packages.manager, paths, names | packages.updated)
+        owned = owners((source, target), packages.manager, paths, names | packages.updated)
     except DatabaseUnreadable:
         return None
+    unowned = {*paths}.difference(*owned.values())
+    for own in owned.values():
+        own.update(derived.certificates(own, unowned))  # images with an authority of their own have a copy
+    return owned
 
 
 def _removed_files(source: Stack, target: Stack, paths: Collection[bytes]) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,6 +179,45 @@ def _compare(
     except FileNotFoundError:  # removed during the comparison
         return IndexDifference(name, "missing")
     return None
+
+
+def changed(path: str, directory: str, paths: Collection[bytes]) -> set[bytes]:
+    """
+    Return those of some paths that differ from an index: in content or attributes, missing, or added.
+
+    Args:
+        path: The index.
+        directory: The generation's directory.
+        paths: Relative paths. One that is neither in the index nor in the directory is not returned.
+
+    Raises:
+        RecordInvalid: The index is missing or damaged.
+    """
+    root, sought = os.fsencode(directory), set(paths)
+    differing = set()
+    for name, line in _read(path):
+        if name in sought:
+            sought.remove(name)
+            if _differs(os.path.join(root, name), name, line):
+                differing.add(name)
+    return differing | {name for name in sought if _exists(root, name)}
+
+
+def _differs(real: bytes, name: bytes, line: dict[str, Any]) -> bool:
+    try:
+        st = os.lstat(real)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    if (st.st_ino, st.st_ctime_ns) == (line.get("inode"), line.get("ctime")):
+        return False
+    kind = kind_of(st.st_mode)
+    return kind is None or _compare(name, real, (st, kind), line, None) is not None
+
+
+def _exists(root: bytes, name: bytes) -> bool:
+    """True if a directory has a path, without following symlinks."""
+    parents = (os.path.join(root, parent) for parent in overlay.ancestors(name))
+    return os.path.lexists(os.path.join(root, name)) and not any(map(os.path.islink, parents))
 
 
 def refresh(path: str, stats: Mapping[bytes, Stat]) -> None:

@@ -7,8 +7,10 @@ If an application has its own copy of a derived file, a new base changes the sou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+
+from .path_class import PathClass, classify
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,12 @@ def derivations(own: Iterable[bytes], changed: Iterable[bytes]) -> Iterator[tupl
                 source = next((name for name in changed if name != path and derivation.sources.fullmatch(name)), None)
                 if source is not None:
                     yield path, source, derivation.command
+
+
+def certificates(sources: Collection[bytes], paths: Iterable[bytes]) -> set[bytes]:
+    """Return those of some paths that are stores of certificates and generated from one of the sources."""
+    stores = {path for path in paths if classify(path, None) is PathClass.CERTIFICATE}
+    return {path for path, _source, _command in derivations(stores, sources)} - {*sources} if sources else set()
 
 
 _COMPILED = re.compile(rb"(?:(.*)/)?__pycache__/([^/]+)\.(cpython|pypy)-?\d+(?:\.opt-\d)?\.pyc")
