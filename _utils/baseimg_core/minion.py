@@ -349,7 +349,8 @@ class Minion:
             BundleUnavailable: A hash file cannot be read.
         """
         policy_pillar.text(name, "name")
-        self._goals[str(name)] = str(version)
+        if isinstance(version, str):  # a mistyped version is no version that the node refuses
+            self._goals[str(name)] = version
         if bundles is None and (declared := self.declared_bases().get(str(name))):
             bundles, chain_id = declared["bundles"], declared["chain_id"] if chain_id is None else chain_id
         policy_pillar.check_base(version, chain_id, "ok", str(name), bundles if isinstance(bundles, Mapping) else ())

@@ -200,6 +200,7 @@ class TestRefusals:
         other = "corp/other:1"
         node.lab.minion.pillar = {"baseimg": {"bases": {other: {"version": "2"}}}}
         node.lab.refused("base-absent", "converge", other, "2")
+        node.lab.refused("argument-invalid", "converge", BASE, 12.3)  # a typing mistake is not the node's
         assert "refused" not in node.grain()
 
     def test_a_broken_note_breaks_nothing(self, node: Node) -> None:

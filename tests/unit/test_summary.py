@@ -101,7 +101,7 @@ class TestNode:
 
     def test_a_gate_that_is_still_open(self) -> None:
         """A container that runs is not stopped; while an operation restarts it, nobody has to do anything."""
-        waits = "  waiting  a: it runs, and a restart waits for its gate"
+        waits = "  waiting  a: it runs, but has not passed its gate since its restart"
         assert summary.of_node([status(restarting=["a"], running="pid 1")])[1:] == ["  running  pid 1", waits]
         _base, remedy, waiting = summary.of_node([status(restarting=["a"])])
         assert (waiting, "restart unfinished" in remedy) == (waits, True)

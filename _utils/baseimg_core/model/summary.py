@@ -202,7 +202,7 @@ def _restarting(status: Mapping[str, Any]) -> Iterator[str]:
     runs = {name for names in status["containers"].values() for name in names}
     for name in status["restarting"]:
         if name in runs:
-            yield f"waiting  {name}: it runs, and a restart waits for its gate"
+            yield f"waiting  {name}: it runs, but has not passed its gate since its restart"
         else:
             yield f"stopped  {name}: a restart stopped it, and it does not run"
 
