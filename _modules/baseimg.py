@@ -423,7 +423,8 @@ def apply(
         configuration, or else ``base``.
 
     full
-        True: return all keys. By default keys with an empty value are left out.
+        True: return all data, for programs. By default the result has a short form for people: the first ten images, a
+        line for each judgement and each base that is kept, and no empty keys.
 
     Returns ``changed``, ``base``, ``from`` and ``to`` (versions), ``generation`` (its number), ``images`` (those on
     the base), ``containers`` (running ones: ``current``, ``outdated``, which have to be stopped and started, and
@@ -508,7 +509,8 @@ def converge(
         (seconds since the epoch), or if this node has rolled back the rollout with this ID.
 
     full
-        True: return all keys. By default keys with an empty value are left out.
+        True: return all data, for programs. By default the result has a short form for people: the first ten images, a
+        line for each judgement and each base that is kept, and no empty keys.
 
     keep
         How many contents stay beside the live and the pristine one, as for :py:func:`baseimg.prune`; the others are
@@ -570,7 +572,8 @@ def plan(
         what the next one has to do.
 
     full
-        True: return all keys. By default keys with an empty value are left out.
+        True: return all data, for programs. By default the result has a short form for people: the first ten images, a
+        line for each judgement and each base that is kept, and no empty keys.
 
     Returns what ``converge`` would return, with ``bundles`` (the versions whose bundles would be applied, oldest first)
     and ``changes`` (their counts) instead of ``generation``. ``impact`` summarises the effect on each image (see
@@ -709,7 +712,8 @@ def rollback(
         (seconds since the epoch); this node refuses later jobs of the rollouts with these IDs.
 
     full
-        True: return all keys. By default keys with an empty value are left out.
+        True: return all data, for programs. By default the result has a short form for people: the first ten images, a
+        line for each judgement and each base that is kept, and no empty keys.
 
     also
         Other bases to roll back in the same operation: mappings with ``base`` and any of ``to`` and ``containers``.

@@ -125,7 +125,8 @@ REASON = {"subject": "usr/bin/x", "text": "needs libx.so.1", "remedy": "rebuild"
 def image(number: int, verdict: str, **more: Any) -> dict[str, Any]:
     name = f"app:{number}"
     reasons = [] if verdict == "effective" else [REASON]
-    return {"image": name, "id": name, "tags": [name], "verdict": verdict, "reasons": reasons, **more}
+    overridden: dict[str, Any] = {"covered": {}, "shadowed": [], "warnings": []}
+    return {"image": name, "id": name, "tags": [name], "verdict": verdict, "reasons": reasons, **overridden, **more}
 
 
 def impact(images: list[dict[str, Any]], containers: list[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -167,6 +168,14 @@ class TestImpact:
         assert [line.split(":")[0] for line in summarised["worst"]] == ["breaks  container c (app", "partly  app"]
         assert summarised["containers"] == {"current": 1, "stopped": 1}
 
+    def test_how_much_own_files_override(self) -> None:
+        """An image that is blocked or gets a part has no reason, but files of its own."""
+        own = {"path": "usr/lib/tool", "what": "libraries", "reason": "own file"}
+        covered = {"libraries": [1, 1], "configuration": [1, 3]}
+        blocked = image(1, "blocked", reasons=[], covered=covered, shadowed=[own, own])
+        (line,) = summary.of_impact(impact([blocked]))["worst"]
+        assert line == "blocked  app:1: 1 of 1 libraries, 1 of 3 configuration; usr/lib/tool: own file"
+
     def test_images_without_a_name_are_a_group(self) -> None:
         nameless = [image(number, "partly", tags=[]) for number in range(3)]
         assert summary.of_impact(impact(nameless))["worst"] == ["partly  3 images without a name"]
@@ -174,6 +183,31 @@ class TestImpact:
     def test_images_that_were_not_judged(self) -> None:
         summarised = impact([{"image": "a", "id": "a", "tags": ["a"]}])
         assert summary.of_impact({**summarised, "to": None, "packages": None, "config": None})["worst"] == []
+
+
+class TestOperation:
+    def result(self, count: int) -> dict[str, Any]:
+        changed = impact([image(number, "partly") for number in range(count)])
+        worse = {**image(0, "breaks"), "container": "shop"}
+        kept = [{"base": "corp/java:17", "version": "17", "images": ["a", "b"], "masked": {"paths": 2}}]
+        names = [f"app:{number}" for number in range(count)]
+        return {"changed": True, "images": names, "kept": kept, "impact": {**changed, "containers": [worse]}}
+
+    def test_a_node_with_many_images(self) -> None:
+        """A screen, not a page for each image."""
+        short = summary.of_operation(self.result(50))
+        assert len(short["images"]) == len(short["impact"]["worst"]) == 11
+        assert short["images"][-1] == "and 40 more: see full=True"
+        assert short["impact"]["worst"][0] == "breaks  container shop (app:0): usr/bin/x needs libx.so.1; rebuild"
+        assert short["impact"]["packages"] == {"changed": 1, "removed": ["a 1"]}
+        assert short["kept"] == ["corp/java:17 17: 2 images, 2 changed paths do not reach them"]
+
+    def test_several_bases(self) -> None:
+        short = summary.of_operation(
+            {**self.result(50), "bases": [self.result(12), {**self.result(1), "impact": None}]}
+        )
+        assert [len(own["images"]) for own in short["bases"]] == [11, 1]
+        assert "impact" not in short["bases"][1]
 
 
 class TestDiff:

@@ -35,13 +35,40 @@ def without_empty(value: Any) -> Any:
     return [without_empty(item) for item in value] if isinstance(value, list) else value
 
 
-def of_operation(result: Any) -> Any:
-    """Return the result of an operation, or a list of statuses, without empty keys and without verdicts of no image."""
-    short = without_empty(result)
-    if isinstance(short, dict) and "impact" in short:
-        verdicts = {verdict: count for verdict, count in short["impact"]["verdicts"].items() if count}
-        short["impact"] = {**short["impact"], "verdicts": verdicts}
-    return short
+def of_operation(result: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the result of a plan or a change for people: no empty keys, the first ten images, a line for each judgement.
+
+    Args:
+        result: The result of ``baseimg.apply``, ``converge``, ``plan`` or ``rollback`` with ``full=True``.
+    """
+    short = {**result, "images": _cut(result.get("images", ())), "kept": _kept(result.get("kept", ()))}
+    if several := result.get("bases"):
+        short["bases"] = [of_operation(own) for own in several]
+    if impact := result.get("impact"):
+        judged = sorted([*impact["images"], *impact["containers"]], key=lambda item: _RANKS[item["verdict"]])
+        short["impact"] = {
+            "verdicts": {verdict: count for verdict, count in impact["verdicts"].items() if count},
+            "packages": _packages(impact["packages"] or {}),
+            "config": list(impact["config"] or ()),
+            "worst": _cut([_judged(_name(item), item) for item in judged]),
+        }
+    return dict(without_empty(short))
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    """Return the name of an image, or of a container, that was judged."""
+    return f"container {item['container']} ({item['image']})" if "container" in item else str(item["image"])
+
+
+def _kept(bases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each base that is built on the changed one and stays at its version."""
+    lines = []
+    for base in bases:
+        masked = (base.get("masked") or {}).get("paths", 0)
+        lacks = f", {masked} changed paths do not reach them" if masked else ""
+        lines.append(f"{base['base']} {base['version']}: {counted(len(base['images']), 'image')}{lacks}")
+    return lines
 
 
 def of_base(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,12 +267,7 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
         ``config``; the bases that are ``kept``; and ``worst``,
         ten lines, worst first.
     """
-    packages, images = result["packages"] or {}, result["images"]
-    counts: dict[str, Any] = {word: len(packages[word]) for word in ("changed", "added") if packages.get(word)}
-    if packages.get("removed"):
-        counts["removed"] = [f"{name} {version}" for name, version in packages["removed"].items()]
-    if packages.get("fixes"):
-        counts["fixes"] = _cut([_fix(name, packages) for name in packages["fixes"]])
+    images = result["images"]
     contents = Counter(container["content"] for container in result["containers"])
     named = {key: result[key] for key in ("format", "base", "version", "to", "changes")}
     return {
@@ -253,11 +275,23 @@ def of_impact(result: Mapping[str, Any]) -> dict[str, Any]:
         "images": len(images),
         "containers": {"stopped" if content == "none" else content: count for content, count in contents.items()},
         "verdicts": {verdict: count for verdict, count in result["verdicts"].items() if count},
-        "packages": {"unknown": packages["unknown"]} if packages.get("unknown") else counts,
+        "packages": _packages(result["packages"] or {}),
         "config": list(result["config"] or ()),
-        "kept": [f"{kept['base']} {kept['version']}: {len(kept['images'])} images" for kept in result["kept"]],
+        "kept": _kept(result["kept"]),
         "worst": _cut(_worst(images, result["containers"])),
     }
+
+
+def _packages(packages: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of packages, all that are removed, and the first with security fixes; or why none is known."""
+    if packages.get("unknown"):
+        return {"unknown": packages["unknown"]}
+    counts: dict[str, Any] = {word: len(packages[word]) for word in ("changed", "added") if packages.get(word)}
+    if packages.get("removed"):
+        counts["removed"] = [f"{name} {version}" for name, version in packages["removed"].items()]
+    if packages.get("fixes"):
+        counts["fixes"] = _cut([_fix(name, packages) for name in packages["fixes"]])
+    return counts
 
 
 def _fix(name: str, packages: Mapping[str, Any]) -> str:
@@ -290,10 +324,14 @@ def _worst(images: Sequence[Mapping[str, Any]], containers: Sequence[Mapping[str
 
 
 def _judged(name: str, item: Mapping[str, Any]) -> str:
-    if not item["reasons"]:
-        return printable(f"{item['verdict']}  {name}", _LINE)
-    reason = item["reasons"][0]
-    return printable(f"{item['verdict']}  {name}: {reason['subject']} {reason['text']}; {reason['remedy']}", _LINE)
+    """Return the line of an image or a container: its first reason, or how much its own files override."""
+    if item["reasons"]:
+        reason = item["reasons"][0]
+        return printable(f"{item['verdict']}  {name}: {reason['subject']} {reason['text']}; {reason['remedy']}", _LINE)
+    counts = [f"{covered} of {changed} {word}" for word, (covered, changed) in item["covered"].items()]
+    first = [f"{path['path']}: {path['reason']}" for path in item["shadowed"][:1]]
+    details = "; ".join([*filter(None, [", ".join(counts)]), *first, *item["warnings"]])
+    return printable(f"{item['verdict']}  {name}" + (f": {details}" if details else ""), _LINE)
 
 
 def of_diff(result: Mapping[str, Any]) -> dict[str, Any]:
