@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from baseimg_core.engine.base import Container
 from baseimg_core.ops import bases
+from baseimg_core.ops import fixes as ops_fixes
+from baseimg_core.ops.containers import usage
+from baseimg_core.ops.containers.usage import Usage, Use
 from tests.support.nests import EPOCH, NestNode, files
-from tests.unit.test_fixes import OS, answer, base, node, states  # noqa: F401
+from tests.unit.test_fixes import OS, answer, base, build, node, states  # noqa: F401
 
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 MODULE = "usr/lib/python3/req.py"
@@ -119,3 +123,28 @@ def test_modules_that_were_compiled_from_the_old_source(node: NestNode, compiled
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def test_an_edit_of_older_content_that_a_container_has_mounted(
+    node: NestNode,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An edit of one content says nothing of the other one."""
+    node.converge(OS, "2")
+    older = bases.locate(node.engine, OS).store
+    node.fixes = {}
+    build(node, "3", base("2", **{"etc/v": "3"}), "2")
+    node.converge(OS, "3")
+    container = Container(id="1", name="app", image_id="corp/plain:1", pid=os.getpid(), state="running")
+    record = older.read()
+    assert record
+    number = next(each.number for each in record.generations.values() if each.version == "2")
+    listed = Usage([container], {"1"}, [Use("app", container, frozenset({number}))])
+    monkeypatch.setattr(usage, "survey", lambda *_args, **_named: listed)
+    monkeypatch.setattr(ops_fixes, "own_files", lambda *_: SimpleNamespace(directory=str(tmp_path / "none"), mounts=()))
+    assert "zlib" not in states(answer(node), "containers")["app"]
+    (Path(older.path(record, number)) / "usr/lib/libz.so").write_text("by hand")
+    judged = answer(node)
+    assert states(judged, "containers")["app"]["zlib"] == "unknown"
+    assert "zlib" not in states(judged)["corp/plain:1"]

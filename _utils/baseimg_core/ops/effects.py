@@ -42,6 +42,8 @@ class LiveEffects:
         self._context, self._base = context, base
         # by the layers of a version and its packages
         self._versions: dict[tuple[str, ...], UpdatedFiles] = {}
+        # by generation
+        self._edits: dict[int, Collection[bytes]] = {}
 
     @cached_property
     def stored(self) -> Record | None:
@@ -109,7 +111,9 @@ class LiveEffects:
         """Return the effect of each update in an image."""
         return self.of_item(image, (), ())
 
-    def of_item(self, image: Image, upper: Sequence[str], volumes: Iterable[str]) -> dict[str, Effect]:
+    def of_item(
+        self, image: Image, upper: Sequence[str], volumes: Iterable[str], mounted: int | None = None
+    ) -> dict[str, Effect]:
         """
         Return the effect of each update in an image, or in a container at its next start.
 
@@ -117,12 +121,14 @@ class LiveEffects:
             image: The image.
             upper: The container's own directory; empty for an image.
             volumes: The mount points of the container's volumes.
+            mounted: The generation that the container has mounted, whose files must be as they were made; ``None`` for
+                the live one.
         """
         files = self._files
         if files is None:
             return self.every(effect.unknown(self.unknown))
         try:
-            return _effects(files, self._hidden_by(files, image, upper, volumes), self._edited)
+            return _effects(files, self._hidden_by(files, image, upper, volumes), self._edited(mounted))
         except LayerUnsupported as exc:
             return self.every(effect.unknown(f"its layers cannot be read: {exc.message}"))
 
@@ -212,15 +218,17 @@ class LiveEffects:
         except RecordInvalid:
             return {}
 
-    @cached_property
-    def _edited(self) -> Collection[bytes]:
-        """The updated files that differ from what was made; all of them if that is unknown."""
-        paths = self._files.paths if self._files else ()
-        layout, number = self._base.store.layout, self.record.current
-        try:
-            return index.changed(layout.index(number), self._base.store.path(self.record, number), paths)
-        except RecordInvalid:
-            return paths
+    def _edited(self, mounted: int | None) -> Collection[bytes]:
+        """Return the updated files that differ from what was made in a generation; all of them if that is unknown."""
+        number = self.record.current if mounted is None else mounted
+        if number not in self._edits:
+            paths = self._files.paths if self._files else ()
+            place = self._base.store.path(self.record, number)
+            try:
+                self._edits[number] = index.changed(self._base.store.layout.index(number), place, paths)
+            except RecordInvalid:
+                self._edits[number] = paths
+        return self._edits[number]
 
     def _hidden_by(
         self, files: UpdatedFiles, image: Image, upper: Sequence[str], volumes: Iterable[str]

@@ -315,12 +315,12 @@ class _Answer:
             return every(effect.unknown("its image was removed: create the container again"))
         if own is None:
             return every(effect.unknown(_UNREAD))
-        effects = self._effects.of_item(image, (own.directory,), own.mounts)
-        if not container.pid:
-            return effects
-        number = self._usage.generations.get(container.id)
+        number = self._usage.generations.get(container.id) if container.pid else self._record.current
         if number is None:
             return every(effect.unknown("it is not proven which content it has mounted: restart it"))
+        effects = self._effects.of_item(image, (own.directory,), own.mounts, number)
+        if not container.pid:
+            return effects
         if older:
             return {name: effect.after_restart(each, older) for name, each in effects.items()}
         if number == self._record.current:
