@@ -140,9 +140,10 @@ def test_an_edit_of_older_content_that_a_container_has_mounted(
     record = older.read()
     assert record
     number = next(each.number for each in record.generations.values() if each.version == "2")
+    (tmp_path / "own").mkdir()
     listed = Usage([container], {"1"}, [Use("app", container, frozenset({number}))])
     monkeypatch.setattr(usage, "survey", lambda *_args, **_named: listed)
-    monkeypatch.setattr(ops_fixes, "own_files", lambda *_: SimpleNamespace(directory=str(tmp_path / "none"), mounts=()))
+    monkeypatch.setattr(ops_fixes, "own_files", lambda *_: SimpleNamespace(directory=str(tmp_path / "own"), mounts=()))
     assert "zlib" not in states(answer(node), "containers")["app"]
     (Path(older.path(record, number)) / "usr/lib/libz.so").write_text("by hand")
     judged = answer(node)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ...display import counted, printable
 from .effect import State
-from .fleet import Fleet, Item
-from .judge import AdvisoryJudge, Exposure, Knowledge, PackageJudge, of_other
+from .fleet import Fleet, Item, Other
+from .judge import AdvisoryJudge, Exposure, Fix, Knowledge, PackageJudge, of_other
 from .query import Query, matching
 
 EXPOSED, UNCERTAIN = 20, 21  # exit codes
@@ -80,9 +80,17 @@ def undeclared(fleet: Fleet, known: Knowledge) -> Iterator[Exposure]:
             lacking = [name for name in fixes if not any(judge.shows(name, item) for judge, item in judges)]
             if lacking:
                 fix = fixes[lacking[0]]
-                reason = f"its base is not declared on this node; {fix.version} has the fix"
-                remedy = f"declare the base at {fix.version} in the pillar of these nodes"
+                reason, remedy = _undeclared(other, fix)
                 yield Exposure(other.node, fix.base, other.item, State.NOT_HERE, fix.package, reason, remedy)
+
+
+def _undeclared(other: Other, fix: Fix) -> tuple[str, str]:
+    """Return the reason and the remedy for an image on a base that its node does not declare."""
+    if other.engine:
+        reason = f"no base is declared in this engine; {fix.version} has the fix"
+        return reason, f"pull images with {fix.package} of {fix.base} {fix.version} there, or declare this engine"
+    reason = f"its base is not declared on this node; {fix.version} has the fix"
+    return reason, f"declare the base at {fix.version} in the pillar of these nodes"
 
 
 def as_dict(
@@ -149,7 +157,8 @@ def text(result: Mapping[str, Any]) -> str:
         lines.append(f"no bundle on any node names {query}: check the spelling, or build the bundle with fixes=")
     for group in result["groups"]:
         items = group["items"]
-        lines.append(f"\n{group['state']}: {len(items)} on {counted(len(group['nodes']), 'node')}, {group['base']}")
+        base = f", {group['base']}" if group["base"] else ""
+        lines.append(f"\n{group['state']}: {len(items)} on {counted(len(group['nodes']), 'node')}{base}")
         lines.append(f"  do: {group['do']}")
         if len(group["nodes"]) <= _TARGETS:
             lines.append(f"  on: salt -L {','.join(group['nodes'])}")
