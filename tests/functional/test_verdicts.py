@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from docker.errors import APIError
 
+from baseimg_core.model.packages.dpkg import InstalledPackage
 from tests.functional.lab import BUSYBOX, Lab, digest, layer
 from tests.support.deadlines import wait_until
 from tests.support.engine import Engine, EngineError
 from tests.support.images import Member, directory, file, symlink, whiteout
 from tests.support.minion import Minion
+from tests.support.packages import rpm_database
 
 pytestmark = pytest.mark.functional
 
@@ -24,6 +26,7 @@ BASE, NEW = "corp/base:12.0", "corp/base:12.1"
 LIB = "usr/lib/x86_64-linux-gnu"
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 SHELL = "/bin/sh"
+RPM = "usr/lib/sysimage/rpm/rpmdb.sqlite"
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def old_base(elf: Mapping[str, bytes]) -> bytes:
         file("etc/ssl/certs/ca-certificates.crt", b"old"),
         file("var/lib/dpkg/status", status(("libcorp1", "1.0", ""), ("libkept1", "1.0", ""))),
         file("lib/apk/db/installed", apk(("libcorp1", "1.0-r0", "", "so:libcorp.so.1=1"))),
+        file(RPM, rpm(("libcorp", "1.0-1", {}))),
         file("data/file", b"old"),
         file("libs/libmoved.so.1", elf["libmoved.so.1"]),
         file("opt/libs-1/libfound.so.1", elf["libfound.so.1"]),
@@ -142,6 +146,7 @@ def new_base(elf: Mapping[str, bytes]) -> bytes:
         file("etc/ssl/certs/ca-certificates.crt", b"new"),
         file("var/lib/dpkg/status", status(("libcorp3", "3.0", ""), ("libkept1", "2.0", "Breaks: own-broken (<< 2)"))),
         file("lib/apk/db/installed", apk(("libcorp3", "3.0-r0", "", "so:libcorp.so.3=3"))),
+        file(RPM, rpm(("libcorp", "3.0-1", {}))),
         file("data/file", b"new"),
         file("data/tool", b"tool"),
         whiteout("libs"),
@@ -164,6 +169,10 @@ def status(*packages: tuple[str, str, str]) -> bytes:
 def apk(*packages: tuple[str, str, str, str]) -> bytes:
     stanzas = (f"P:{name}\nV:{version}\nD:{needs}\np:{offers}\n" for name, version, needs, offers in packages)
     return "\n".join(stanzas).encode()
+
+
+def rpm(*packages: tuple[str, str, Mapping[str, str]]) -> bytes:
+    return rpm_database(InstalledPackage(name, version, relations) for name, version, relations in packages)
 
 
 def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
@@ -325,6 +334,16 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
                     "lib/apk/db/installed",
                     apk(("libcorp1", "1.0-r0", "", "so:libcorp.so.1=1"), ("own-apk", "1-r0", "so:libcorp.so.1", "")),
                 ),
+            ),
+            sleep,
+            True,
+        ),
+        "rpm-relation": Case(
+            "impaired",
+            ("relation", "own-rpm"),
+            (
+                *own,
+                file(RPM, rpm(("libcorp", "1.0-1", {}), ("own-rpm", "1-1", {"Requires": "(libcorp < 2 or libnone)"}))),
             ),
             sleep,
             True,

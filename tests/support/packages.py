@@ -49,7 +49,8 @@ def _entries(package: InstalledPackage) -> Iterator[tuple[int, int, list[str] | 
         yield 1117, _TEXTS, [name for _directory, _slash, name in paths]
         yield 1118, _TEXTS, [f"{directory}/" for directory, _slash, _name in paths]
     for field, (names, flags, versions) in _TAGS.items():
-        relations = [(f"{line}  ").split(" ", 2) for line in package.fields.get(field, "").splitlines()]
+        lines = package.fields.get(field, "").splitlines()
+        relations = [(line, "", "") if line.startswith("(") else (f"{line}  ").split(" ", 2) for line in lines]
         if relations:
             yield names, _TEXTS, [name for name, _, _ in relations]
             yield flags, _NUMBERS, [_SENSE[operator] for _, operator, _ in relations]
@@ -91,7 +92,7 @@ def _rpm_relations(text: str) -> list[str]:
             name, operator, version = (value or "" for value in _CLAUSE.match(part).groups())  # type: ignore[union-attr]
             operator = operator.replace("<<", "<").replace(">>", ">")
             parts.append(f"{name} {operator} {_rpm_version(version)}" if operator else name)
-        translated.append(parts[0] if len(parts) == 1 else f"({'|'.join(parts)})".replace(" ", "_"))
+        translated.append(parts[0] if len(parts) == 1 else f"({' or '.join(parts)})")
     return translated
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 from ...display import counted
 from ...model.impact import config as configs
-from ...model.impact import derived, runtimes, started
+from ...model.impact import derived, runtimes, started, view
 from ...model.impact.config import ProcessConfig
 from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
 from ...model.impact.view import FileUnreadable
 from ...model.packages import apk, dpkg_relations, rpm
+from ...model.packages.dpkg import InstalledPackage
+from ...model.packages.relations import BrokenRelation, HasPath, RelationInvalid
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
 from ..packages import databases
@@ -27,8 +29,11 @@ from .users import account_reasons
 from .view import LayeredView
 
 _EXAMPLES = 3
-_BROKEN_RELATIONS = {
-    "dpkg": dpkg_relations.broken_relations,
+_Packages: TypeAlias = Iterable[InstalledPackage]
+_BROKEN_RELATIONS: Mapping[
+    str, Callable[[_Packages, Mapping[str, InstalledPackage], HasPath], list[BrokenRelation]]
+] = {
+    "dpkg": lambda own, base, _has_path: dpkg_relations.broken_relations(own, base),
     "apk": apk.broken_relations,
     "rpm": rpm.broken_relations,
 }
@@ -282,12 +287,13 @@ class _Image:
             try:
                 old, new = self._change.packages(manager)
                 packages = installed(self._new, manager)
-            except FileUnreadable as exc:
+                added = [package for name, package in packages.items() if old.get(name) != package]
+                before = set(broken_relations(added, old, partial(_has_path, self._old)))
+                violations = broken_relations(added, new, partial(_has_path, self._new))
+            except (FileUnreadable, RelationInvalid) as exc:
                 yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(own[0]), str(exc))
                 continue
-            added = [package for name, package in packages.items() if old.get(name) != package]
-            before = set(broken_relations(added, old))
-            for violation in broken_relations(added, new):
+            for violation in violations:
                 if violation not in before:
                     verdict = Verdict.PARTLY if violation.is_revision else Verdict.IMPAIRED
                     yield Reason(verdict, "relation", violation.package, violation.text)
@@ -377,6 +383,10 @@ class _Image:
                 continue
             for loss in losses:
                 yield Reason(Verdict.IMPAIRED, loss.code, overlay.path_text(path), loss.text)
+
+
+def _has_path(side: LayeredView, path: str) -> bool:
+    return view.resolve(side, path.encode("utf-8", "surrogateescape")) is not None
 
 
 def _bounded(reasons: Sequence[Reason]) -> list[Reason]:

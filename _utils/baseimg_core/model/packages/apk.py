@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from . import relations
 from .dpkg import InstalledPackage
-from .relations import BrokenRelation, Relation, Rules
+from .relations import BrokenRelation, HasPath, Relation, Rules
 
 _DEPENDENCY = re.compile(r"(!?)([^<>=~!\s]+)(?:(>=|<=|=~|~=|[<>=~])(\S+))?")
 _VERSION = re.compile(
@@ -61,7 +61,9 @@ def files(installed: bytes, names: Iterable[str]) -> dict[str, frozenset[bytes]]
     return paths
 
 
-def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage]) -> list[BrokenRelation]:
+def broken_relations(
+    own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage], has_path: HasPath = lambda path: True
+) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
@@ -70,11 +72,12 @@ def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, Install
     Args:
         own: The packages that the application added or replaced.
         base: The packages of the base, by name.
+        has_path: True if the image over this base has a path.
 
     Returns:
         Every violated relation.
     """
-    return relations.broken_relations(_RULES, own, base)
+    return relations.broken_relations(_RULES, own, base, has_path)
 
 
 def _is_revision(version: str, required: str) -> bool:
@@ -83,10 +86,7 @@ def _is_revision(version: str, required: str) -> bool:
 
 
 def _needs(package: InstalledPackage) -> Iterator[Relation]:
-    """Yield each dependency on a package. Paths are not judged."""
-    for is_conflict, relation in _dependencies(package):
-        if not is_conflict and not relation.name.startswith("/"):
-            yield relation
+    return (relation for is_conflict, relation in _dependencies(package) if not is_conflict)
 
 
 def _conflicts(package: InstalledPackage) -> Iterator[Relation]:

@@ -11,9 +11,9 @@ import re
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from . import relations
+from . import relations, rpm_rich
 from .dpkg import InstalledPackage
-from .relations import BrokenRelation, Relation, Rules
+from .relations import BrokenRelation, HasPath, Need, Rules
 
 _NAME, _VERSION, _RELEASE, _EPOCH, _ARCHITECTURE = 1000, 1001, 1002, 1003, 1022
 _CHANGELOG = 1082
@@ -23,9 +23,9 @@ _RELATIONS = {"Requires": (1049, 1048, 1050), "Conflicts": (1054, 1053, 1055), "
 _INT32, _STRING, _STRINGS = 4, 6, 8
 _LESS, _GREATER, _EQUAL = 2, 4, 8
 _SEGMENT = re.compile(r"[0-9]+|[A-Za-z]+|[~^]")
-# paths need the file lists of all packages, and the rules for programs judge them; rpmlib() is for rpm itself;
-# "(a or b)" are rich dependencies
-_NOT_JUDGED = ("/", "rpmlib(", "(")
+# PRETRANS, POSTTRANS, PRE, POST, PREUN, POSTUN and VERIFY: a script of the package needs it, and the program does not
+_OF_SCRIPTS = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13
+_RPM_ITSELF = "rpmlib("
 
 
 def package(header: bytes) -> InstalledPackage:
@@ -47,7 +47,9 @@ def package(header: bytes) -> InstalledPackage:
     fields = {"Architecture": str(tags.get(_ARCHITECTURE, [""])[0])}
     for field, (names, flags, versions) in _RELATIONS.items():
         rows = zip(tags.get(names, ()), tags.get(flags, ()), tags.get(versions, ()), strict=True)
-        fields[field] = "\n".join(_relation(str(name), int(flag), str(at)) for name, flag, at in rows)
+        fields[field] = "\n".join(
+            _relation(str(name), int(flag), str(at)) for name, flag, at in rows if not int(flag) & _OF_SCRIPTS
+        )
     return InstalledPackage(str(tags[_NAME][0]), f"{version}{tags[_VERSION][0]}-{tags[_RELEASE][0]}", fields)
 
 
@@ -99,42 +101,49 @@ def _relation(name: str, flags: int, version: str) -> str:
     return f"{name} {operator} {version}" if operator and version else name
 
 
-def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage]) -> list[BrokenRelation]:
+def broken_relations(
+    own: Iterable[InstalledPackage], base: Mapping[str, InstalledPackage], has_path: HasPath = lambda path: True
+) -> list[BrokenRelation]:
     """
     Check the relations between an application's own packages and the packages of a base, in both directions.
 
-    An application's package replaces the base's package of the same name. Required paths and rich dependencies are not
-    judged.
+    An application's package replaces the base's package of the same name.
 
     Args:
         own: The packages that the application added or replaced.
         base: The packages of the base, by name.
+        has_path: True if the image over this base has a path.
 
     Returns:
         Every violated relation.
+
+    Raises:
+        RelationInvalid: A relation has an unknown form.
     """
-    return relations.broken_relations(_RULES, own, base)
+    return relations.broken_relations(_RULES, own, base, has_path)
 
 
-def _relations(package: InstalledPackage, field: str) -> Iterator[Relation]:
-    """Yield each judged relation of a field."""
+def _relations(package: InstalledPackage, field: str) -> Iterator[Need]:
+    """Yield each judged relation of a field; raises :class:`RelationInvalid`."""
     for text in package.fields.get(field, "").splitlines():
-        if not text.startswith(_NOT_JUDGED):
-            name, _, rest = text.partition(" ")
-            operator, _, version = rest.partition(" ")
-            yield Relation(text, name, operator, version)
+        if text.startswith("("):
+            yield rpm_rich.parse(text)
+        elif not text.startswith(_RPM_ITSELF):
+            yield rpm_rich.plain(text.split(" "))
 
 
-def _needs(package: InstalledPackage) -> Iterator[Relation]:
+def _needs(package: InstalledPackage) -> Iterator[Need]:
     return _relations(package, "Requires")
 
 
-def _conflicts(package: InstalledPackage) -> Iterator[Relation]:
+def _conflicts(package: InstalledPackage) -> Iterator[Need]:
     return _relations(package, "Conflicts")
 
 
 def _provides(package: InstalledPackage) -> Iterator[tuple[str, str]]:
-    return ((relation.name, relation.version) for relation in _relations(package, "Provides"))
+    for line in package.fields.get("Provides", "").splitlines():
+        relation = rpm_rich.plain(line.split(" "))
+        yield relation.name, relation.version
 
 
 def satisfies(version: str, operator: str, required: str) -> bool:
