@@ -24,7 +24,12 @@ def plain(words: Sequence[str]) -> Relation:
 
 
 def parse(text: str) -> Need:
-    """Parse a boolean dependency; raises :class:`RelationInvalid`."""
+    """
+    Parse a boolean dependency.
+
+    Raises:
+        RelationInvalid: It has an unknown form.
+    """
     words = _WORDS.findall(text)[::-1]
     try:
         need = _operand(words)
