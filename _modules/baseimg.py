@@ -1156,9 +1156,10 @@ def impact(base, bundle=None, full=False, saltenv=None):
     ``text`` and ``remedy``), ``covered`` (how many changed paths its own layers override, and of how many),
     ``shadowed`` (the first 50 of these with reasons, the most important first), and ``warnings``. A container has
     ``verdict``, ``reasons``, ``state``, ``since``, ``health``, ``restart``, ``project`` (of compose), and the
-    ``generation`` that it has mounted. ``kept`` and ``masked`` are as in :py:func:`baseimg.converge`; images on a base
-    that stays exact have no verdict. ``contents`` is there if several contents bear the name: ``chain_id``,
-    ``version`` and ``to`` of each, with all their images and containers in the lists.
+    ``generation`` that it has mounted, and ``live`` if single files are mounted into it (path → version). ``kept`` and
+    ``masked`` are as in :py:func:`baseimg.converge`; images on a base that stays exact have no verdict. ``contents`` is
+    there if several contents bear the name: ``chain_id``, ``version`` and ``to`` of each, with all their images and
+    containers in the lists.
 
     CLI Example:
 

@@ -129,6 +129,34 @@ def packaged(lab: Lab) -> Lab:
     return lab
 
 
+def test_fixes_that_reach_containers_without_a_restart(packaged: Lab) -> None:
+    """Status, impact, fixes and metrics agree on the files that are mounted."""
+    lab = packaged
+    bundles = {"12.1": {"source": lab.bundle()}}
+    for name in ("gets", "left"):
+        lab.engine.start_container("corp/gets:1", *SLEEP, name=name)
+    lab.converge(BASE, "12.1", bundles, containers={"live": ["/etc/ca/*"], "except": ["left"]})
+    (base,) = lab.fixes(BASE, full=True)["bases"]
+    by_name = {item["container"]: item for item in base["containers"]}
+    assert {name: each["state"] for name, each in by_name["gets"]["live"].items()} == {"ca": "in effect live"}
+    pending = {name: {key: each["state"] for key, each in item["pending"].items()} for name, item in by_name.items()}
+    assert pending == {"gets": {"tz": "after restart"}, "left": {"ca": "after restart", "tz": "after restart"}}
+    expected = {"/etc/ca/data": "12.1"}
+    assert {each["name"]: each.get("live") for each in lab.impact(BASE)["containers"]} == {
+        "gets": expected,
+        "left": None,
+    }
+    (status,) = lab.status(BASE)["bases"]
+    assert status["live"] == {"gets": expected}
+    assert {item["container"]: item.get("live") for item in status["evidence"]} == {
+        "gets": ["/etc/ca/data"],
+        "left": None,
+    }
+    metrics = lab.minion.modules["baseimg.metrics"]()
+    (line,) = [line for line in metrics.splitlines() if line.startswith("baseimg_base_containers_live{")]
+    assert line.endswith(" 1")
+
+
 def test_status_says_which_fixes_reach_each_container_after_a_restart(packaged: Lab) -> None:
     lab = packaged
     bundles = {"12.1": {"source": lab.bundle()}}

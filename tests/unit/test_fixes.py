@@ -197,6 +197,46 @@ def test_a_container_on_older_content_of_a_base_above(
     assert states(answer(node), "containers")["app"] == {**before, "gcc-base": "after restart"}
 
 
+@pytest.mark.parametrize(
+    ("mounted", "live", "expected"),
+    [
+        (0, {"/usr/bin/openssl": 1, "/usr/lib/libssl.so.3": 1}, {"openssl": "in effect live", "zlib": "after restart"}),
+        (0, {"/usr/bin/openssl": 1}, {"openssl": "after restart", "zlib": "after restart"}),
+        (0, {"/usr/bin/openssl": 1, "/usr/lib/libssl.so.3": None}, {"openssl": "after restart"}),
+        (0, {"/usr/lib/libz.so": 1, "/etc/v": 1}, {"zlib": "in effect live", "/etc/v": "in effect live"}),
+        (1, {"/usr/lib/libz.so": 0}, {"zlib": "after restart", "openssl": None}),
+        (1, {}, {"zlib": None, "openssl": None}),
+    ],
+)
+def test_files_that_are_mounted_into_a_container(
+    node: NestNode,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    mounted: int,
+    live: dict[str, int | None],
+    expected: dict[str, str | None],
+) -> None:
+    """A fix is in effect live if every file that it needs is mounted. A file of other content hides a fix."""
+    node.converge(OS, "2")
+    container = Container(id="1", name="app", image_id="corp/plain:1", pid=os.getpid(), state="running")
+    files_by_path = {path.strip("/").encode(): number for path, number in live.items()}
+
+    def survey(_engine: object, _base: bases.Base, _record: Record, stopped: bool = False) -> Usage:
+        return Usage([container], {"1"}, [Use("app", container, frozenset({mounted}))], {"1": files_by_path})
+
+    monkeypatch.setattr(usage, "survey", survey)
+    (upper := tmp_path / "upper").mkdir()
+    monkeypatch.setattr(ops_fixes, "own_files", lambda *_: SimpleNamespace(directory=str(upper), mounts=()))
+    judged = answer(node)
+    (item,) = judged["containers"]
+    found = {**item["pending"], **item.get("live", {})}
+    assert {name: found.get(name, {}).get("state") for name in expected} == expected
+    assert not item["pending"].keys() & item.get("live", {}).keys()
+    (texts,) = summary.short({"bases": [judged], "others": [], "errors": []})["bases"].values()
+    lines = " ".join(texts)
+    assert ("in effect live  container app" in lines) is ("in effect live" in expected.values())
+
+
 def test_a_base_of_a_nest_masks_the_fix(tmp_path: Path) -> None:
     node = NestNode(tmp_path)
     node.image(OS, "", files(base("1")))

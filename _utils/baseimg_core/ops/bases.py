@@ -294,11 +294,11 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "fixes": judged.evidence[current.id].packages if current.id in judged.evidence else {},
         "evidence": evidence.of_containers(judged, record, surveyed, images),
         "containers": surveyed.names(record.current),
-        "live": _live_files(surveyed, record),
+        "live": live_files(surveyed, record),
     }
 
 
-def _live_files(surveyed: usage.Usage, record: Record) -> dict[str, dict[str, str]]:
+def live_files(surveyed: usage.Usage, record: Record) -> dict[str, dict[str, str]]:
     """Return the files that are mounted into running containers: by container, path → version."""
     names = {container.id: container.name for container in surveyed.listed}
     versions: dict[int | None, str] = {each.number: each.version for each in record.generations.values()}

@@ -44,7 +44,7 @@ from . import (
 from . import hold as ops_hold
 from .bases import Base
 from .containers import live as live_files
-from .containers import restart
+from .containers import restart, usage
 from .containers import trial as trials
 from .masking import Masking, masking_of
 from .nest import Nest
@@ -284,11 +284,12 @@ class Convergence:
         if not is_declared or not (nest.is_right_over_lower(live) and nest.are_uppers_right()):
             return None
         restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
-        delivered = live_files.deliver(self.context.engine, self.base, record, self.policy, test=True)
+        users = usage.survey(self.context.engine, self.base, record)
+        delivered = live_files.deliver(self.context.engine, self.base, record, self.policy, test=True, users=users)
         if restarts.batches or any(each.changed for each in delivered.values()):
             return None
         outcome = RestartOutcome(self.policy.mode, left=restarts.left)
-        result = swap.result_of(self.context, self.base, record, None, outcome)
+        result = swap.result_of(self.context, self.base, record, None, outcome, users)
         result.update(self._standing_effects(nest, live))
         if live.number:
             result["warnings"] += self.catalogue.unnoticed(self.version)

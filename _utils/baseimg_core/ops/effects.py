@@ -143,6 +143,10 @@ class LiveEffects:
             return None
         return UpdatedFiles(self.packages, self._pristine, self.stack, self._digests)
 
+    def owned(self, name: str) -> set[bytes]:
+        """Return the changed files of an update that can carry a fix; empty if they are unknown."""
+        return set((self._files.owned.get(name) if self._files else None) or ())
+
     def needed(self, name: str, mounted: Generation) -> set[bytes] | None:
         """
         Return the files that an update needs in a container.

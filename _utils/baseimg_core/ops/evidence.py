@@ -26,9 +26,9 @@ def of_containers(judged: Judgements, record: Record, surveyed: Usage, images: I
         For each container ``container``, ``image``, ``version`` and ``content`` (``current``, ``outdated`` or
         ``unknown``), ``missing`` (changed packages that do not reach it; ``None`` if its content is unknown),
         ``judged`` (``container``; ``image`` if the container is newer than the judgement; empty without one),
-        ``verdict`` and ``reasons``.
+        ``verdict`` and ``reasons``, and ``live`` if single files are mounted into it: their paths.
     """
-    names = {image.id: image.name for image in images}
+    names, live = {image.id: image.name for image in images}, surveyed.live_paths
     described = []
     for use in surveyed.uses:
         if use.container:
@@ -41,6 +41,7 @@ def of_containers(judged: Judgements, record: Record, surveyed: Usage, images: I
                     "version": generation.version if generation else "",
                     "content": use.content(record.current),
                     **_assessment(mounted, judged.evidence.get(record.live.id, Evidence()), use.container),
+                    **({"live": live[use.holder]} if use.holder in live else {}),
                 }
             )
     return described

@@ -323,19 +323,21 @@ class _Answer:
             return effects
         if older:
             return {name: effect.after_restart(each, older) for name, each in effects.items()}
-        if number == self._record.current:
-            return effects
         mounted = self._record.generations[number]
-        return self._with_live(self._in_mounted(effects, mounted), container, mounted)
+        if number != self._record.current:
+            effects = self._in_mounted(effects, mounted)
+        return self._with_live(effects, container, mounted)
 
     def _with_live(
         self, effects: Mapping[str, Effect], container: Container, mounted: Generation
     ) -> Mapping[str, Effect]:
-        """Return the effects in a container into which single files of the live content are mounted."""
+        """Return the effects in a container into which single files are mounted, of the live or of other content."""
         files = self._usage.live_files.get(container.id, {})
         live = {path for path, number in files.items() if number == self._record.current}
         judged = dict(effects)
-        for name, each in effects.items() if live else ():
+        for name, each in effects.items() if files else ():
+            if each.state is effect.State.IN_EFFECT and (stale := self._effects.owned(name) & files.keys() - live):
+                judged[name] = effect.covered(stale)
             needed = self._effects.needed(name, mounted) if each.state is effect.State.AFTER_RESTART else None
             if needed and needed <= live:
                 judged[name] = effect.in_effect_live(needed)

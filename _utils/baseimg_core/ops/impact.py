@@ -294,9 +294,13 @@ def _image(image: Image, base: Base, is_protected: bool, containers: list[dict[s
 
 def _containers(users: Usage, images: list[Image], record: Record) -> list[dict[str, Any]]:
     """Return every container that uses the base; ``image`` is empty if its image was removed."""
-    names = {image.id: image.name for image in images}
+    names, live = {image.id: image.name for image in images}, bases.live_files(users, record)
     return [
-        {**_container(container, names.get(container.image_id, "")), **_content(container, users, record)}
+        {
+            **_container(container, names.get(container.image_id, "")),
+            **_content(container, users, record),
+            **({"live": live[container.name]} if container.name in live else {}),
+        }
         for container in users.listed
         if container.id in users.on_base
     ]

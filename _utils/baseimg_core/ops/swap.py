@@ -21,7 +21,7 @@ from ..model.store.record import Generation, Record
 from . import bases, protected_images, prove
 from . import hold as ops_hold
 from .bases import Base
-from .containers import live, restart, runner
+from .containers import live, restart, runner, usage
 from .containers.live import ContainerResult
 from .containers.restart import CompletedSwap
 from .nest import Nest
@@ -197,7 +197,8 @@ def restart_and_report(
     """
     try:
         before = RestartOutcome(policy.mode, started=started)
-        result = {**result_of(context, base, record, swapped, before), "repaired": repaired}
+        users = usage.survey(context.engine, base, base.store.read())
+        result = {**result_of(context, base, record, swapped, before, users), "repaired": repaired}
     except EngineUnreachable as exc:  # the engine stopped after the base was located; the swap needs no engine
         if swapped is None:
             raise
@@ -214,7 +215,8 @@ def restart_and_report(
             ops_hold.add(base, Hold(result["to"], reason, context.by, now()))
             exc.hint += f"; version {result['to']} is held on this node until baseimg.unhold"
         raise
-    add_live(done, live.deliver(context.engine, base, record, policy))
+    known = None if done["restart"]["restarted"] else users
+    add_live(done, live.deliver(context.engine, base, record, policy, users=known))
     return done
 
 
@@ -239,7 +241,12 @@ def add_live(result: dict[str, Any], delivered: Mapping[str, ContainerResult]) -
 
 
 def result_of(
-    context: Context, base: Base, record: Record, swapped: CompletedSwap | None, restarted: RestartOutcome
+    context: Context,
+    base: Base,
+    record: Record,
+    swapped: CompletedSwap | None,
+    restarted: RestartOutcome,
+    users: usage.Usage | None = None,
 ) -> dict[str, Any]:
     """
     Return the result of an operation that changes a base.
@@ -250,10 +257,12 @@ def result_of(
         record: Its record.
         swapped: The swap of this operation; ``None`` without one.
         restarted: The outcome for containers.
+        users: The users of the base; ``None`` to list them.
 
     Returns:
         The result in the form of ``baseimg.converge``.
     """
+    users = users or usage.survey(context.engine, base, base.store.read())
     images = bases.images_on(context.engine, base.chain_id)
     current = record.generations[record.current]
     before = record.generations[swapped.before] if swapped else current
@@ -266,7 +275,7 @@ def result_of(
         "to": current.version,
         "generation": current.number,
         "images": [image.name for image in images],
-        "containers": bases.containers(context.engine, base, base.store.read(), record.current),
+        "containers": users.names(record.current),
         "protected": later_protected_images(context, base, record, images),
         "warnings": warnings_of(record, current),
         "restart": restarted.as_dict(),

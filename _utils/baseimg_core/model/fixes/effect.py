@@ -99,6 +99,12 @@ def after_restart(effect: Effect, mounted: str) -> Effect:
     return Effect(State.AFTER_RESTART, f"the container runs on {mounted}")
 
 
+def covered(paths: Collection[bytes]) -> Effect:
+    """Return the effect in a container on the live content that has files of other content mounted over it."""
+    texts = tuple(overlay.path_text(path) for path in sorted(paths)[:PATHS])
+    return Effect(State.AFTER_RESTART, "files of another version are mounted into the container", texts, len(paths))
+
+
 def in_effect_live(paths: Collection[bytes]) -> Effect:
     """Return the effect in a container on older content that has every file of the update mounted."""
     texts = tuple(overlay.path_text(path) for path in sorted(paths)[:PATHS])

@@ -80,6 +80,7 @@ def deliver(
     policy: ContainerPolicy,
     test: bool = False,
     bundles: BundleChanges | None = None,
+    users: usage.Usage | None = None,
 ) -> dict[str, ContainerResult]:
     """
     Bring the mounted files of all running containers of a base to the live content. Needs the lock, except for a test.
@@ -91,11 +92,12 @@ def deliver(
         policy: The policy for its containers; ``live`` names the paths.
         test: True to change nothing.
         bundles: For a test: the content that bundles will make, in place of the live one.
+        users: The users of the base, if no container was started since they were listed.
 
     Returns:
         What happened, or would happen, by container. Containers that need nothing are absent.
     """
-    return _Delivery(engine, base, record, policy, test, bundles).run()
+    return _Delivery(engine, base, record, policy, test, bundles).run(users)
 
 
 class _LeftAlone(Exception):
@@ -124,13 +126,13 @@ class _Delivery:
         self._changed: dict[int, Changed] = {}
         self._mounted: set[bytes] = set()
 
-    def run(self) -> dict[str, ContainerResult]:
+    def run(self, users: usage.Usage | None) -> dict[str, ContainerResult]:
         """Mount, replace and detach files in every running container of the base; return what happened, by name."""
-        running = [each for each in usage.on_base(self._engine, self._base, stopped=False) if each.pid]
+        surveyed = users or usage.survey(self._engine, self._base, self._record)
+        running = [each for each in surveyed.listed if each.pid and each.id in surveyed.on_base]
         own = {each.id: self._ours.among(mounts.read_mounts(each.pid)) for each in running}
         if not self.policy.live and not any(own.values()):
             return {}
-        surveyed = usage.survey(self._engine, self._base, self._record)
         concerned = [each for each in running if self._is_concerned(own[each.id], surveyed.generations.get(each.id))]
         results = {each.name: ContainerResult() for each in concerned}
         if not concerned:

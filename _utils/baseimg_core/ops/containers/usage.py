@@ -96,6 +96,15 @@ class Usage:
                 (number, names[key]) for number in sorted({each for each in files.values() if each is not None})
             )
 
+    @property
+    def live_paths(self) -> dict[str, list[str]]:
+        """The absolute paths of the files that baseimg mounted, by the name of the container."""
+        names = {container.id: container.name for container in self.listed}
+        return {
+            names[key]: [f"/{overlay.path_text(path)}" for path in sorted(files)]
+            for key, files in self.live_files.items()
+        }
+
     def names(self, current: int | None) -> dict[str, list[str]]:
         """
         Return users by content: ``current``, ``outdated`` and ``unknown``.
@@ -147,17 +156,10 @@ def _survey(engine: Engine, base: Base, record: Record | None, stopped: bool) ->
     return usage
 
 
-def on_base(engine: Engine, base: Base, stopped: bool = True) -> list[Container]:
-    """
-    Return the containers on a base.
-
-    Args:
-        engine: The engine.
-        base: The base.
-        stopped: True to include those that do not run.
-    """
+def on_base(engine: Engine, base: Base) -> list[Container]:
+    """Return the containers on a base, stopped containers included."""
     images = {image.id for image in engine.images() if image.height(base.chain_id)}
-    return [container for container in engine.containers(stopped) if _is_on(container, base, images)]
+    return [container for container in engine.containers(True) if _is_on(container, base, images)]
 
 
 def _is_on(container: Container, base: Base, images: set[str]) -> bool:
