@@ -318,7 +318,7 @@ class _Answer:
         number = self._usage.generations.get(container.id) if container.pid else self._record.current
         if number is None:
             return every(effect.unknown("it is not proven which content it has mounted: restart it"))
-        effects = self._effects.of_item(image, (own.directory,), own.mounts, number)
+        effects: Mapping[str, Effect] = self._effects.of_item(image, (own.directory,), own.mounts, number)
         if not container.pid:
             return effects
         if older:
