@@ -229,8 +229,8 @@ def test_files_that_are_mounted_into_a_container(
     monkeypatch.setattr(ops_fixes, "own_files", lambda *_: SimpleNamespace(directory=str(upper), mounts=()))
     judged = answer(node)
     (item,) = judged["containers"]
-    found = {**item["pending"], **item.get("live", {})}
-    assert {name: found.get(name, {}).get("state") for name in expected} == expected
+    effects = {**item["pending"], **item.get("live", {})}
+    assert {name: effects.get(name, {}).get("state") for name in expected} == expected
     assert not item["pending"].keys() & item.get("live", {}).keys()
     (texts,) = summary.short({"bases": [judged], "others": [], "errors": []})["bases"].values()
     lines = " ".join(texts)

@@ -337,7 +337,7 @@ class _Answer:
         judged = dict(effects)
         for name, each in effects.items() if files else ():
             if each.state is effect.State.IN_EFFECT and (stale := self._effects.owned(name) & files.keys() - live):
-                judged[name] = effect.covered(stale)
+                judged[name] = effect.outdated_files(stale)
             needed = self._effects.needed(name, mounted) if each.state is effect.State.AFTER_RESTART else None
             if needed and needed <= live:
                 judged[name] = effect.in_effect_live(needed)

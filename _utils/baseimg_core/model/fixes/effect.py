@@ -99,7 +99,7 @@ def after_restart(effect: Effect, mounted: str) -> Effect:
     return Effect(State.AFTER_RESTART, f"the container runs on {mounted}")
 
 
-def covered(paths: Collection[bytes]) -> Effect:
+def outdated_files(paths: Collection[bytes]) -> Effect:
     """Return the effect in a container on the live content that has files of other content mounted over it."""
     texts = tuple(overlay.path_text(path) for path in sorted(paths)[:PATHS])
     return Effect(State.AFTER_RESTART, "files of another version are mounted into the container", texts, len(paths))
