@@ -743,7 +743,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         sound = {node: answer for node, answer in answers.items() if node not in summary["failed"]}
         impacts = [impact for base in bases for impact in _impacts(base, sound, timeout)]
         size = ops_status.write_public_file(path, page(summary, now(), record, impacts, fixes))
-        asked = [impact["node"] for impact in impacts]
+        asked = sorted({impact["node"] for impact in impacts})
         counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
         return {"path": path, "bytes": size, **counts, "asked": asked}
 

@@ -72,6 +72,7 @@ def hostile(value: Any) -> Any:
 _KEYS = (
     *(
         "held",
+        "refused",
         "format",
         "nodes",
         "answered",
@@ -240,6 +241,23 @@ class TestParts:
         assert "✕ breaks" in impact_page.text
         assert "libssl3 split pair with its own libcrypto.so.3; rebuild it" in impact_page.text
 
+    def test_a_container_that_is_worse_than_its_image(self) -> None:
+        """Its own command or files decide, so the image alone may look well."""
+        reason = {"subject": "sleep", "text": "is started and is missing", "remedy": "rebuild it"}
+        impacts = fleets.impacts()
+        (image,) = [item for item in impacts[0]["impact"]["images"] if item["image"].endswith("service-2:4.2")]
+        broken = {"image": image["image"], "verdict": "breaks", "reasons": [reason]}
+        impacts[0]["impact"]["containers"] = [
+            {**broken, "name": "cron"},
+            {**broken, "name": "web", "verdict": "effective"},
+            {"image": image["image"], "name": "stopped"},
+        ]
+        text = ParsedPage(page(fleets.observed_fleet(9), fleets.NOW, None, [*impacts, *impacts])).text
+        assert f"container cron ({image['image']})" in text
+        assert "sleep is started and is missing; rebuild it" in text
+        assert "container web" not in text
+        assert "Reported by web-0000.fra1, web-0001.fra1." in text
+
     def test_a_rollout_that_has_not_begun(self) -> None:
         record = fleets.rollout(40)
         record["waves"] = [{**wave, "started": "", "ended": "", "state": "pending"} for wave in record["waves"]]
@@ -303,6 +321,16 @@ class TestTiles:
         assert ("held", f"{fleets.BASE} 12.2: shop does not start", ["n1"]) in data.failures(collected, None)
         (row,) = data.rows(collected, None)
         assert row.notes == ["holds 12.2: shop does not start"]
+
+    def test_refused_versions_are_among_the_failures(self) -> None:
+        refusal = {"base": fleets.BASE, "version": "12.9", "code": "image-breaks", "message": "shop breaks"}
+        answer = {"bases": [fleets.status(fleets.OLD)], "refused": [refusal]}
+        collected = fleet.collect(["n1"], {"n1": answer})
+        assert data.failures(collected, None) == [
+            ("refused", f"{fleets.BASE} 12.9: [image-breaks] shop breaks", ["n1"])
+        ]
+        (row,) = data.rows(collected, None)
+        assert row.notes == ["refused 12.9: [image-breaks] shop breaks"]
 
 
 def test_what_is_wrong_comes_before_the_squares_and_the_box_beside_what_it_filters() -> None:

@@ -12,7 +12,7 @@ from ..model.rollout.fleet import natural
 
 # kinds of nodes on the map, the worst first; WORDS maps each kind to its text
 UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"
-HELD = "held"  # not a kind: a held node is as declared, or behind
+HELD, REFUSED = "held", "refused"  # not kinds: such a node is as declared, or behind
 WORDS = {
     CURRENT: "as declared",
     BEHIND: "behind",
@@ -115,11 +115,13 @@ def rows(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> list[Ro
 
 
 def _notes(base: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Yield nodes with notes about their drift and their holds."""
+    """Yield nodes with notes about their drift, holds and refusals."""
     for node, reason in base["drifted"].items():
         yield node, [reason]
     for node, holds in base["held"].items():
         yield node, [f"holds {hold}" for hold in holds]
+    for node, reason in base["refused"].items():
+        yield node, [reason]
 
 
 def _add_rollout(row: Row, outcome: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
@@ -154,6 +156,8 @@ def failures(fleet: Mapping[str, Any], rollout: Mapping[str, Any] | None) -> lis
         for node, holds in base["held"].items():
             for hold in holds:
                 nodes_by_reason.setdefault((HELD, f"{name} {hold}"), []).append(node)
+        for node, reason in base["refused"].items():
+            nodes_by_reason.setdefault((REFUSED, f"{name} {reason.removeprefix('refused ')}"), []).append(node)
     for node, reasons in fleet["unreadable"].items():
         for reason in reasons:
             nodes_by_reason.setdefault(("unreadable record", reason), []).append(node)
@@ -182,13 +186,13 @@ def seconds(at: object) -> float | None:
 
 @dataclass(slots=True)
 class ImageImpact:
-    """The impact of a new base on an image, as reported by the queried nodes."""
+    """The impact of a new base on an image, or on a container, as reported by the queried nodes."""
 
-    #: The image's reference.
+    #: The image's reference, or the container's name with it.
     name: str
     #: A value of :class:`Verdict`.
     verdict: str
-    #: The image's item in the result of ``baseimg.impact``, from the first node.
+    #: Its item in the result of ``baseimg.impact``, from the first node.
     item: Mapping[str, Any]
     #: The nodes with the same verdict and the same covered files.
     nodes: list[str] = field(default_factory=list)
@@ -198,13 +202,31 @@ _VERDICTS = tuple(verdict.value for verdict in Verdict)
 
 
 def images(impacts: Sequence[Mapping[str, Any]]) -> list[ImageImpact]:
-    """Return images, the worst verdict first. An image has one item for each different result."""
+    """
+    Return images, and containers whose verdict is worse than that of their image; the worst verdict first.
+
+    Each has one item for each different result.
+    """
     by_result: dict[tuple[str, ...], ImageImpact] = {}
     for answer in impacts:
-        for item in answer["impact"].get("images", ()):
-            verdict = str(item.get("verdict", ""))
-            if verdict:
-                key = (item["image"], verdict, str(item.get("covered")), str(item.get("reasons")))
-                by_result.setdefault(key, ImageImpact(item["image"], verdict, item)).nodes.append(answer["node"])
-    order = {verdict: at for at, verdict in enumerate(_VERDICTS)}
-    return sorted(by_result.values(), key=lambda image: (order.get(image.verdict, len(order)), natural(image.name)))
+        for name, item in _judged(answer["impact"]):
+            key = (name, item["verdict"], str(item.get("covered")), str(item.get("reasons")))
+            by_result.setdefault(key, ImageImpact(name, item["verdict"], item)).nodes.append(answer["node"])
+    return sorted(by_result.values(), key=lambda image: (_rank(image.verdict), natural(image.name)))
+
+
+def _judged(impact: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the judged images with their names, and the containers that are worse than their image."""
+    ranks: dict[str, int] = {}
+    for item in impact.get("images", ()):
+        if item.get("verdict"):
+            ranks[item["image"]] = _rank(item["verdict"])
+            yield item["image"], item
+    for item in impact.get("containers", ()):
+        if item.get("verdict") and _rank(item["verdict"]) < ranks.get(item["image"], len(_VERDICTS)):
+            yield f"container {item['name']} ({item['image'] or 'its image was removed'})", item
+
+
+def _rank(verdict: str) -> int:
+    """Return the place of a verdict, the worst first; unknown ones last."""
+    return _VERDICTS.index(verdict) if verdict in _VERDICTS else len(_VERDICTS)

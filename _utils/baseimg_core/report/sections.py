@@ -99,13 +99,13 @@ def failures(fleet: Mapping[str, Any], record: Mapping[str, Any] | None) -> Mark
 
 
 def impact(impacts: Sequence[Mapping[str, Any]]) -> Markup:
-    """Return, for each application image, the verdict and the files that its own layers cover."""
+    """Return the verdict on each application image, and the files that its own layers cover."""
     judged = [answer for answer in impacts if isinstance(answer["impact"], Mapping)]
     return render(
         "impact",
         images=[_image(image) for image in data.images(judged)],
         listed=_LISTED,
-        queried=[answer["node"] for answer in judged],
+        queried=list(dict.fromkeys(answer["node"] for answer in judged)),
         silent=[answer for answer in impacts if answer not in judged],
         versions=sorted({str(answer["impact"].get("to")) for answer in judged if answer["impact"].get("to")}),
     )

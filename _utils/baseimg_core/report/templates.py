@@ -124,7 +124,7 @@ _FAILURES = """{% from "macros" import table %}
 {%- else %}<span class="which">{{ members | join(", ") }}</span>{% endif %}</td></tr>
 {% endfor %}
 {% endcall %}
-{% else %}<p>Nothing failed, drifted, is held or was unreachable.</p>{% endif %}
+{% else %}<p>Nothing failed, drifted, refused a version, is held or was unreachable.</p>{% endif %}
 """
 
 _IMPACT = """{% from "macros" import table %}

@@ -22,16 +22,16 @@ _PACKAGES = {
     "fixes?": {"*": [str]},
     "unread?": {"*": str},
 }
-_JUDGED = {
-    "image": str,
+_VERDICT = {
     "verdict?": _OPTIONAL_TEXT,
-    "containers?": [_ANY],
     "covered?": {"*": (int, int)},
     "warnings?": [str],
     "reasons?": [{"subject?": _OPTIONAL_TEXT, "text?": _OPTIONAL_TEXT}],
     "shadowed?": [{"path": str, "what?": _OPTIONAL_TEXT, "reason?": _OPTIONAL_TEXT}],
 }
-_IMPACT = {"to?": _OPTIONAL_TEXT, "images": [_JUDGED]}
+_JUDGED = {**_VERDICT, "image": str, "containers?": [_ANY]}
+_CONTAINER = {**_VERDICT, "name": str, "image": str}
+_IMPACT = {"to?": _OPTIONAL_TEXT, "images": [_JUDGED], "containers?": [_CONTAINER]}
 _JUDGEMENT = {"line": str}
 _CHECK = {"subject": str, "level": str, "message": str, "code": str, "command": str}
 _DOCTOR = {"checks": [_CHECK], "time": float}
