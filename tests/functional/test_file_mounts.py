@@ -18,6 +18,7 @@ from baseimg_core.linux import file_mounts
 from baseimg_core.linux.file_mounts import MountChange, MountSource, Namespace, VisibleFile, Worker
 from tests.support.deadlines import SECONDS, scaled
 from tests.support.mounts import mounts_below
+from tests.support.sources import REPO
 
 pytestmark = pytest.mark.functional
 
@@ -70,7 +71,7 @@ class Jail:
         return worker.change(self.namespace, [change])[0]
 
     def mounts(self) -> list[mounts.Mount]:
-        return [mount for mount in mounts.read_mounts(self.process.pid) if mount.root.endswith(b"/new")]
+        return [mount for mount in mounts.read_mounts(self.process.pid) if b"/new" in mount.root]
 
 
 _JAILED = """
@@ -104,22 +105,80 @@ def test_a_file_comes_and_goes(jail: Jail, tmp_path: Path) -> None:
         assert mounts_below(tmp_path) == []  # on the host, nothing is mounted
         visible = jail.visible(worker)
         assert (visible.mount, visible.inode) == (mount.id, jail.new.stat().st_ino)
-        assert worker.change(jail.namespace, [MountChange("/etc/data", detach=visible.mount)]) == [None]
+        assert worker.change(jail.namespace, [MountChange("/etc/data", detach=(visible.mount,))]) == [None]
     assert jail.read() == "old\n"
     assert jail.mounts() == []
 
 
-def test_one_file_replaces_another(jail: Jail) -> None:
+# runs a worker whose system calls are wrapped
+_WRAPPED = """
+import errno, os, sys
+sys.path.append({directory!r})
+from baseimg_core.linux import file_mounts_worker, syscalls
+calls = 0
+def wrap(name, call):
+    def wrapped(*arguments, **named):
+        global calls
+        if {old_kernel} and named:
+            raise OSError(errno.EINVAL, "MOVE_MOUNT_BENEATH")
+        result = call(*arguments, **named)
+        calls += 1
+        if calls == {fatal}:
+            os.kill(os.getpid(), 9)
+        return result
+    setattr(syscalls, name, wrapped)
+for name in ("clone_mount", "protect_mount", "enter_mount_namespace", "attach_mount", "detach_mount"):
+    wrap(name, getattr(syscalls, name))
+file_mounts_worker.main()
+"""
+
+
+@pytest.fixture
+def replacement(jail: Jail) -> MountChange:
+    """Mount a file, and return its replacement by a newer one."""
     with Worker() as worker:
-        shows = jail.visible(worker)
+        base = jail.visible(worker)
         jail.attach(worker)
         first = jail.visible(worker)
-        jail.new.unlink()
-        jail.new.write_text("newer\n")
-        change = MountChange("/etc/data", first.mount, jail.source(), (shows.device, shows.inode))
-        assert worker.change(jail.namespace, [change]) == [None]
-        assert jail.read() == "newer\n"
-        assert len(jail.mounts()) == 1
+    jail.new.unlink()
+    jail.new.write_text("newer\n")
+    return MountChange("/etc/data", (first.mount,), jail.source(), (base.device, base.inode))
+
+
+def wrapped_worker(monkeypatch: pytest.MonkeyPatch, old_kernel: bool, fatal: int = 0) -> Worker:
+    """Return a worker that is killed after its system call number ``fatal``."""
+    script = _WRAPPED.format(directory=str(REPO / "_utils"), old_kernel=old_kernel, fatal=fatal)
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    monkeypatch.setattr(file_mounts, "_start", start)
+    return Worker()
+
+
+@pytest.mark.parametrize("fatal", range(1, 7))
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_a_worker_that_is_killed_at_every_step(
+    jail: Jail, replacement: MountChange, monkeypatch: pytest.MonkeyPatch, old_kernel: bool, fatal: int
+) -> None:
+    """The process sees a whole file, and the next run leaves one mount."""
+    killed = pytest.raises(OSError, match="worker process ended with -9")
+    with monkeypatch.context() as patch, wrapped_worker(patch, old_kernel, fatal) as worker, killed:
+        worker.change(jail.namespace, [replacement])
+    # before Linux 6.5, the file of the container's content shows between the two
+    expected = ["new"] * 3 + (["old", "newer", "newer"] if old_kernel else ["new", "newer", "newer"])
+    assert jail.read() == f"{expected[fatal - 1]}\n"
+    with Worker() as worker:
+        present = tuple(mount.id for mount in jail.mounts())
+        assert worker.change(jail.namespace, [replace(replacement, detach=present)]) == [None]
+    assert (jail.read(), len(jail.mounts())) == ("newer\n", 1)
+
+
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_a_replacement(jail: Jail, replacement: MountChange, monkeypatch: pytest.MonkeyPatch, old_kernel: bool) -> None:
+    with wrapped_worker(monkeypatch, old_kernel) as worker:
+        assert worker.change(jail.namespace, [replacement]) == [None]
+    assert (jail.read(), len(jail.mounts())) == ("newer\n", 1)
 
 
 @pytest.mark.parametrize("path", ["/etc/link", "/etc/climbs", "etc/../etc/data", "/../../etc/data"])
@@ -172,7 +231,7 @@ def test_another_process_is_not_entered(jail: Jail) -> None:
 
 
 def test_only_the_named_mount_is_detached(jail: Jail) -> None:
-    assert refusal(jail, MountChange("/etc/data", detach=1)).errno == errno.ESTALE
+    assert refusal(jail, MountChange("/etc/data", detach=(1,))).errno == errno.ESTALE
 
 
 def test_a_worker_that_does_not_answer_is_killed(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.functional
 
 VERSION = "/etc/version"
 LIVE = {"mode": "keep", "live": [VERSION]}
+READER = "while :; do v=$(cat /etc/version) || v=error; echo ${v:-empty} >> /read; done"
 MS_SHARED = 1 << 20  # sys/mount.h
 MOUNT_SETATTR = 442  # on every architecture
 
@@ -102,6 +103,28 @@ def test_a_file_whose_generation_was_deleted(stranded: Lab, version: str) -> Non
     done = show(stranded, version, LIVE)["restart"]["live"]["app"]
     assert done == ({"detached": [VERSION]} if version == "12.0" else {"attached": [VERSION], "in_effect": [VERSION]})
     assert read(stranded, "app") == version
+
+
+def test_a_replacement_shows_no_third_content(lab: Lab) -> None:
+    """A process that opens the file again and again sees each version once, whole."""
+    pid = start(lab, "reader", command=("sh", "-c", READER))
+
+    def contents() -> list[str]:
+        lines = Path(f"/proc/{pid}/root/read").read_text().split()
+        return [line for number, line in enumerate(lines) if not number or line != lines[number - 1]]
+
+    def reads(*versions: str) -> None:
+        wait_until(lambda: contents() == list(versions), f"the process reads {versions}")
+
+    reads("12.0")
+    show(lab, "12.1", LIVE)
+    reads("12.0", "12.1")
+    show(lab, "12.2", LIVE)
+    reads("12.0", "12.1", "12.2")
+    lab.rollback(BASE)
+    reads("12.0", "12.1", "12.2", "12.1")
+    lab.rollback(BASE, to="pristine")
+    reads("12.0", "12.1", "12.2", "12.1", "12.0")
 
 
 # What the container forbids

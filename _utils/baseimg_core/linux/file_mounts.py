@@ -24,6 +24,7 @@ from typing import Any
 from . import syscalls
 
 _SECONDS = 10.0  # for one request; a file takes 2 ms
+_ITEMS = 500  # of one request
 _GRACE = 2.0  # seconds after which a worker that outlived its alarm is killed
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h, PROC_PID_INIT_INO
 
@@ -76,15 +77,15 @@ class MountSource:
 
 @dataclass(frozen=True, slots=True)
 class MountChange:
-    """A change of one path: detach a mount, attach a file, or both."""
+    """A change of one path: detach mounts, attach a file, or both."""
 
     #: The absolute path in the namespace.
     path: str
-    #: ID of the mount to detach; ``None`` for none.
-    detach: int | None = None
+    #: IDs of the mounts to detach, which lie on top of each other.
+    detach: tuple[int, ...] = ()
     #: The file to attach; ``None`` for none.
     attach: MountSource | None = None
-    #: Device and inode that the path must show before a file is attached.
+    #: Device and inode that the path must show before a file is attached, if no mount is replaced.
     shows: tuple[int, int] = (0, 0)
 
 
@@ -122,7 +123,7 @@ class Worker:
             OSError: The process ended or has another root (``ESRCH``), its namespace cannot be entered, or the worker
                 failed (``ETIMEDOUT`` after the deadline).
         """
-        results = self._ask(namespace, {"paths": list(paths)})
+        results = self._ask(namespace, "paths", paths)
         return [_error(result) or VisibleFile(**result) for result in results]
 
     def change(self, namespace: Namespace, changes: Sequence[MountChange]) -> list[OSError | None]:
@@ -140,9 +141,14 @@ class Worker:
             OSError: As for :meth:`inspect`. Some of the changes may have been made.
         """
         plain = [{key: value for key, value in asdict(change).items() if value is not None} for change in changes]
-        return [_error(result) for result in self._ask(namespace, {"changes": plain})]
+        return [_error(result) for result in self._ask(namespace, "changes", plain)]
 
-    def _ask(self, namespace: Namespace, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _ask(self, namespace: Namespace, key: str, items: Sequence[object]) -> list[dict[str, Any]]:
+        """Send items, some at a time, because each request has a deadline; return their results."""
+        parts = [items[start : start + _ITEMS] for start in range(0, len(items), _ITEMS)]
+        return [result for part in parts for result in self._request(namespace, {key: list(part)})]
+
+    def _request(self, namespace: Namespace, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         line = json.dumps({**asdict(namespace), "seconds": self._seconds, **request}).encode() + b"\n"
         try:
             answer = json.loads(self._exchange(line))

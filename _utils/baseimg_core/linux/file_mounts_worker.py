@@ -16,7 +16,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from . import syscalls
@@ -103,19 +103,41 @@ def _inspect(process: _Process, path: str) -> dict[str, Any]:
 
 
 def _change(process: _Process, change: Mapping[str, Any]) -> dict[str, Any]:
-    """Detach a mount from a path, attach a file to it, or both."""
-    path, attach = change["path"], change.get("attach")
+    """Detach mounts from a path, attach a file to it, or both."""
+    path, attach, detach = change["path"], change.get("attach"), set(change["detach"])
     with contextlib.ExitStack() as stack:
         mount = stack.enter_context(_closing(_clone(process, attach))) if attach else None
         stack.enter_context(process.entered())
-        if "detach" in change:
+        is_beneath = mount is not None and len(detach) == 1 and _attach_beneath(process, mount, path, detach)
+        while detach:
             with _closing(process.resolve(path)) as old:
-                if process.mount_of(old) != change["detach"]:
-                    raise OSError(errno.ESTALE, "the mount is not at this path any more")
+                detach.remove(_expected(process, old, detach))
                 process.detach(old)
         if mount is not None:
-            _attach(process, mount, path, change)
+            if not is_beneath:
+                _attach(process, mount, path, change)
+            _check_visible(process, mount, path)
     return {}
+
+
+def _expected(process: _Process, descriptor: int, mounts: Collection[int]) -> int:
+    """Return the mount of a descriptor; raise ``ESTALE`` if it is none of these mounts."""
+    if (number := process.mount_of(descriptor)) not in mounts:
+        raise OSError(errno.ESTALE, "the mount is not at this path any more")
+    return number
+
+
+def _attach_beneath(process: _Process, mount: int, path: str, replaced: Collection[int]) -> bool:
+    """Attach a mount beneath the one that it replaces, so that nothing else shows meanwhile. False before Linux 6.5."""
+    with _closing(process.resolve(path)) as old:
+        _expected(process, old, replaced)
+        try:
+            syscalls.attach_mount(mount, old, beneath=True)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise
+            return False
+    return True
 
 
 def _clone(process: _Process, source: Mapping[str, Any]) -> int:
@@ -141,6 +163,10 @@ def _attach(process: _Process, mount: int, path: str, change: Mapping[str, Any])
         if present != (process.root_mount, *change["shows"]) or not stat.S_ISREG(st.st_mode):
             raise OSError(errno.ESTALE, "the container changed the file meanwhile")
         syscalls.attach_mount(mount, target)
+
+
+def _check_visible(process: _Process, mount: int, path: str) -> None:
+    """Detach a mount that a path does not show, inside :meth:`_Process.entered`."""
     try:
         with _closing(process.resolve(path)) as now:
             is_visible = process.mount_of(now) == process.mount_of(mount)

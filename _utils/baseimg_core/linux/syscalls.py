@@ -21,7 +21,8 @@ _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # linux/fs.h, SYNC_FILE_RANGE_*
 _AT_EMPTY_PATH = 0x1000  # linux/fcntl.h
 # linux/mount.h
 _OPEN_TREE_CLONE = 1
-_MOVE_FROM_EMPTY, _MOVE_TO_EMPTY = 0x04, 0x40  # MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH
+# MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH, MOVE_MOUNT_BENEATH
+_MOVE_FROM_EMPTY, _MOVE_TO_EMPTY, _MOVE_BENEATH = 0x04, 0x40, 0x200
 _HARMLESS = 0x01 | 0x02 | 0x04 | 0x08  # MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC
 _MOUNT_ATTR_IDMAP = 0x00100000
 _MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
@@ -189,18 +190,20 @@ def protect_mount(mount: int, user_namespace: int | None = None) -> None:
     _checked(_call("mount_setattr", mount, b"", _AT_EMPTY_PATH, attributes, _MOUNT_ATTR.size), mount)
 
 
-def attach_mount(mount: int, target: int) -> None:
+def attach_mount(mount: int, target: int, beneath: bool = False) -> None:
     """
     Attach a detached mount: move_mount(2), Linux 5.2.
 
     Args:
         mount: The descriptor of :func:`clone_mount`, which then refers to the attached mount.
         target: A descriptor of the place, in the mount namespace of this process.
+        beneath: True to attach it beneath the mount whose root ``target`` is, Linux 6.5.
 
     Raises:
-        OSError: The call failed.
+        OSError: The call failed; ``EINVAL`` for ``beneath`` before Linux 6.5.
     """
-    _checked(_call("move_mount", mount, b"", target, b"", _MOVE_FROM_EMPTY | _MOVE_TO_EMPTY), mount)
+    flags = _MOVE_FROM_EMPTY | _MOVE_TO_EMPTY | (_MOVE_BENEATH if beneath else 0)
+    _checked(_call("move_mount", mount, b"", target, b"", flags), mount)
 
 
 def detach_mount(path: str) -> None:

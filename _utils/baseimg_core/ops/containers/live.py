@@ -219,7 +219,7 @@ class _ContainerDelivery:
         """
         refusal = self._refusal() if self._named(changed) else None
         named = [] if refusal else self._named(changed)
-        points = [mounted.point for mounted in self._own]
+        points = list(dict.fromkeys(mounted.point for mounted in self._own))
         try:
             if points or named:
                 self._change(points, named, changed, done)
@@ -235,7 +235,8 @@ class _ContainerDelivery:
             raise top
         self._device = top.device
         added = dict(zip(named, visible[len(points) :], strict=True))
-        changes = [*self._replacements(visible[: len(points)], changed, done), *self._additions(added, changed, done)]
+        present = dict(zip(points, visible[: len(points)], strict=True))
+        changes = [*self._replacements(present, changed, done), *self._additions(added, changed, done)]
         is_needed = changes and not self._delivery.test
         errors = self._worker.change(self._namespace, changes) if is_needed else [None] * len(changes)
         for change, error in zip(changes, errors, strict=True):
@@ -259,19 +260,23 @@ class _ContainerDelivery:
         return None
 
     def _replacements(
-        self, visible: Sequence[VisibleFile | OSError], changed: Changed, done: ContainerResult
+        self, visible: Mapping[str, VisibleFile | OSError], changed: Changed, done: ContainerResult
     ) -> Iterator[MountChange]:
         """Yield the changes of existing mounts: to another file, or back to the container's content."""
-        for mounted, now in zip(self._own, visible, strict=True):
-            point, file = mounted.point, changed.files.get(mounted.path)
-            if isinstance(now, OSError) or now.mount != mounted.id:
+        for point, now in visible.items():
+            # a run that was killed may have left a second mount beneath the first
+            stacked = {mounted.id: mounted for mounted in self._own if mounted.point == point}
+            top = None if isinstance(now, OSError) else stacked.get(now.mount)
+            if isinstance(now, OSError) or top is None:
                 done.left[point] = live.COVERED
-            elif file and (now.device, now.inode) == file.identity:
+                continue
+            file = changed.files.get(top.path)
+            if file is None:
+                yield MountChange(point, tuple(stacked))
+            elif len(stacked) == 1 and (now.device, now.inode) == file.identity:
                 done.in_effect.append(point)
-            elif file:
-                yield self._attach(point, file, b"idmapped" in mounted.mount.flags, mounted.id)
             else:
-                yield MountChange(point, mounted.id)
+                yield self._attach(point, file, b"idmapped" in top.mount.flags, tuple(stacked))
 
     def _additions(
         self, visible: Mapping[bytes, VisibleFile | OSError], changed: Changed, done: ContainerResult
@@ -300,7 +305,7 @@ class _ContainerDelivery:
             return live.OWNER
         return ""
 
-    def _attach(self, point: str, file: ChangedFile, idmapped: bool, detach: int | None = None) -> MountChange:
+    def _attach(self, point: str, file: ChangedFile, idmapped: bool, detach: tuple[int, ...] = ()) -> MountChange:
         source = MountSource(file.source, *file.identity, idmapped)
         return MountChange(point, detach, source, (self._device, file.old_inode))
 
