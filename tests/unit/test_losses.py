@@ -27,6 +27,8 @@ OLD = {
     "usr/share/perl5/Corp/Old.pm": b"",
     "usr/share/zoneinfo/US/Pacific": b"",
     "usr/share/corp/data": b"data",
+    "usr/share/man/corp.1": b"",
+    "run/utmp": b"",
 }
 KEPT = ("bin/sh", "usr/bin/python3", "usr/bin/perl", f"{PACKAGES}/corp/__init__.py")
 NEW = {name: OLD[name] for name in KEPT}
@@ -113,6 +115,7 @@ CASES = [
     Case("preload", {}, ("sh",), ["impaired environment"], {"Env": ["LD_PRELOAD=libx.so.1"]}),
     Case("options", {}, ("sh",), ["breaks environment"], {"Env": ["OPTS=-Da=1 -Db=/opt/jdk-1/bin/java"]}),
     Case("crontab", {"etc/cron.d/x": b"*/5 * * * * root /opt/jdk-1/bin/java\n"}, ("sh",), ["impaired missing-path"]),
+    Case("dispensable", {"app/bin/x": SCRIPT + b"cat /usr/share/man/corp.1 /run/utmp\n"}, ("/app/bin/x",), []),
     Case("long-name", {"app/conf": b"/" + b"x" * 300 + b"/java\n"}, ("sh",), []),
     Case("url", {"app/conf": b"data=file:///usr/share/corp/data\n"}, ("sh",), ["impaired missing-path"]),
     Case(

@@ -14,6 +14,8 @@ from .access import Access
 from .change import BaseChange
 from .view import LayeredView
 
+# documentation, and state that programs make: what a text names there may be missing
+_DISPENSABLE = (b"usr/share/doc/", b"usr/share/man/", b"usr/share/info/", b"run/", b"var/log/", b"tmp/", b"var/tmp/")
 _MAX_LITERALS = 64 << 20  # bytes of a compiled program that are searched
 
 
@@ -114,9 +116,11 @@ class Texts:
         return any(path.endswith(module.endings) for path in self._sources)
 
     def is_lost_path(self, path: bytes) -> bool:
-        """True if the image shows this path over the old base alone."""
+        """True if the image shows this path over the old base alone, and it is not documentation or state."""
         names = self._change.losses.by_name
-        return any(step in names for step in path.split(b"/")) and is_lost(self._old, self._new, path)
+        if not any(step in names for step in path.split(b"/")) or not is_lost(self._old, self._new, path):
+            return False
+        return not (view.resolve(self._old, path) or b"").startswith(_DISPENSABLE)
 
     def is_lost_program(self, name: bytes) -> bool:
         """True if ``PATH`` finds a program over the old base alone."""
