@@ -12,8 +12,10 @@ mirrors of Debian and PyPI.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -29,6 +31,7 @@ sys.path[:0] = [str(REPO), str(REPO / "_utils")]
 
 from baseimg_core.disk.impact.judge import Judge  # noqa: E402
 from baseimg_core.model.impact.verdict import Reason, Verdict, worst  # noqa: E402
+from bench.named import try_reasons  # noqa: E402
 from tests.support import apt  # noqa: E402
 from tests.support.judging import base_change  # noqa: E402
 from tests.support.mounts import unmount_below  # noqa: E402
@@ -50,6 +53,7 @@ APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandb
 VENV = "opt/venv/lib/python3.11/site-packages"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 60
+_NUMBERS = re.compile(r"\b(?:[0-9a-f]{4,}|[\w.+:~-]*\d[\w.+:~-]*)\b")
 
 
 @dataclass(frozen=True)
@@ -227,17 +231,36 @@ def judge_pair(where: Path, old: str, new: str) -> list[dict[str, Any]]:
         config = {"Cmd": ["/bin/sh", "-c", application.command], "Env": [f"PATH={PATH}"]}
         reasons = judge.reasons([str(layer) for layer in own], config)
         code, output = run([*own, *bases[1]], application.command)
+        _code, before = run([*own, *bases[0]], application.command)
+        works = code == 0 and (is_equal(output, before) or is_equal(output, rebuilt(where, names[1], application)))
         verdict = worst(reason.verdict for reason in reasons)
-        kind = wrong(verdict, works=code == 0)
+        kind = wrong(verdict, works)
+        with mounted([*own, *bases[0]]) as (old_root, _), mounted([*own, *bases[1]]) as (new_root, _):
+            tried = try_reasons(reasons, (old_root, new_root), (bases[0][-1], bases[1][-1]))
         results.append(
             {
-                "pair": f"{old}-{new}", "application": application.name, "verdict": verdict.value, "works": code == 0,
-                "wrong": kind, "output": output[-300:], "reasons": reason_lines(reasons),
+                "pair": f"{old}-{new}", "application": application.name, "verdict": verdict.value, "works": works,
+                "wrong": kind, "code": code, "output": output[-300:], "before": before[-300:],
+                "reasons": reason_lines(reasons), **dataclasses.asdict(tried),
             }
         )  # fmt: skip
         (where / f"{old}-{new}.json").write_text(json.dumps(results, indent=1))
-        print(f"{old}-{new} {application.name}: {verdict.value}, exit code {code} {kind}", flush=True)
+        outcome = "works" if works else f"exit code {code}"
+        named = f"{len(tried.not_failing)} of {tried.tried} named do not fail, {len(tried.missed)} missed"
+        print(f"{old}-{new} {application.name}: {verdict.value}, {outcome}; {named} {kind}", flush=True)
     return results
+
+
+def is_equal(output: str, other: str) -> bool:
+    """True if two outputs are equal but for numbers, which versions, times and random data have."""
+    return _NUMBERS.sub("N", output) == _NUMBERS.sub("N", other)
+
+
+def rebuilt(where: Path, name: str, application: Application) -> str:
+    """Return the output of an application that is installed above the new base."""
+    number = (*APPLICATIONS, *LANGUAGE_APPLICATIONS).index(application)
+    upper = install(where, name, base(where, name), 1000 + number, application)
+    return run([upper, base(where, name)], application.command)[1] if upper else ""
 
 
 def wrong(verdict: Verdict, works: bool) -> str:
@@ -451,15 +474,24 @@ def _call(*command: str | Path) -> None:
 def report(results: Sequence[dict[str, Any]]) -> None:
     """Return a row for each pair of bases."""
     print(
-        "| bases | applications | work | breaks | impaired | impaired, fail | not-checked | false green | false red |"
+        "| bases | applications | work | breaks | impaired | impaired, fail | not-checked | false green | false red "
+        "| named | do not fail | missed |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"|{' --- |' * 12}")
     for pair in dict.fromkeys(result["pair"] for result in results):
         rows = [result for result in results if result["pair"] == pair]
         verdicts = [sum(row["verdict"] == name for row in rows) for name in ("breaks", "impaired", "not-checked")]
         verdicts.insert(2, sum(row["verdict"] == "impaired" and not row["works"] for row in rows))
         errors = [sum(row["wrong"] == name for row in rows) for name in ("false green", "false red")]
-        print("|", " | ".join(map(str, [pair, len(rows), sum(row["works"] for row in rows), *verdicts, *errors])), "|")
+        named = [
+            sum(row["tried"] for row in rows),
+            *(sum(len(row[key]) for row in rows) for key in ("not_failing", "missed")),
+        ]
+        print(
+            "|",
+            " | ".join(map(str, [pair, len(rows), sum(row["works"] for row in rows), *verdicts, *errors, *named])),
+            "|",
+        )
 
 
 if __name__ == "__main__":

@@ -48,6 +48,10 @@ def status(*packages: tuple[str, str, str]) -> dict[str, dpkg_status.InstalledPa
         ("", ("x", "1", "Breaks: app (<= 1)\n"), "x of the new base breaks app (<= 1)"),
         ("", ("x", "1", "Breaks: app (<< 1)\n"), ""),
         ("Provides: app\nConflicts: app\n", ("x", "1", ""), ""),
+        ("Provides: y (= 1)\n", ("x", "1", "Breaks: y (<< 2)\n"), "x of the new base breaks y (<< 2)"),
+        ("Provides: y (= 2)\n", ("x", "1", "Breaks: y (<< 2)\n"), ""),
+        ("Provides: mta\n", ("x", "1", "Provides: mta\nConflicts: mta\n"), "x of the new base conflicts mta"),
+        ("Provides: mta\nConflicts: mta\n", ("x", "1", "Provides: mta\n"), "conflicts mta"),
     ],
 )
 def test_relations(own: str, base: tuple[str, str, str], broken: str) -> None:

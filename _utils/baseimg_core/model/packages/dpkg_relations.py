@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from typing import TypeAlias
 
 from .dpkg import InstalledPackage
 from .relations import BrokenRelation
 
+# by virtual package: the packages that provide it, with its version
+_Provided: TypeAlias = Mapping[str, list[tuple[str, str]]]
 _RELATION = re.compile(r"\s*([a-z0-9][a-z0-9+.-]*)(?::\w+)?\s*(?:\(\s*(<<|<=|=|>=|>>|<|>)\s*([^)\s]+)\s*\))?[^|]*")
 
 
@@ -32,18 +35,18 @@ def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, Install
     own = list(own)
     names = {package.name: package for package in own}
     installed = {**base, **names}
-    provided = _provided(installed.values())
+    provided, base_provided, own_provided = (_provided(each) for each in (installed.values(), base.values(), own))
     violations: list[BrokenRelation] = []
     for package in own:
         for name, clause in _unmet(package, installed, provided):
             violations.append(BrokenRelation(package.name, name, f"needs {clause}", _is_revision(clause, installed)))
-        for _, name, clause in _against(package, base):
+        for _, name, clause in _against(package, base, base_provided):
             violations.append(BrokenRelation(package.name, name, f"{name.lower()} {clause}"))
     for package in base.values():
         if package.name not in names:
             violations += [
                 BrokenRelation(other, name, f"{package.name} of the new base {name.lower()} {clause}")
-                for other, name, clause in _against(package, names)
+                for other, name, clause in _against(package, names, own_provided)
             ]
             for name, clause in _unmet(package, installed, provided):
                 replaced = next((other for other, *_ in _alternatives(clause) if other in names), None)
@@ -57,22 +60,26 @@ def broken_relations(own: Iterable[InstalledPackage], base: Mapping[str, Install
 
 
 def _unmet(
-    package: InstalledPackage, installed: Mapping[str, InstalledPackage], provided: Mapping[str, list[str]]
+    package: InstalledPackage, installed: Mapping[str, InstalledPackage], provided: _Provided
 ) -> Iterator[tuple[str, str]]:
     """Yield the field and the clause of each dependency that is not met."""
     for name in ("Pre-Depends", "Depends"):
         for clause in _clauses(package.fields.get(name, "")):
-            if not any(_holds(*alternative, installed, provided) for alternative in _alternatives(clause)):
+            if not any(any(_holders(*each, installed, provided)) for each in _alternatives(clause)):
                 yield name, clause
 
 
-def _against(package: InstalledPackage, others: Mapping[str, InstalledPackage]) -> Iterator[tuple[str, str, str]]:
+def _against(
+    package: InstalledPackage, others: Mapping[str, InstalledPackage], provided: _Provided
+) -> Iterator[tuple[str, str, str]]:
     """Yield each of ``others`` that ``package`` breaks or conflicts with, the field, and the clause."""
     for name in ("Breaks", "Conflicts"):
         for clause in _clauses(package.fields.get(name, "")):
-            for other, operator, version in _alternatives(clause):
-                if other != package.name and _holds(other, operator, version, others, {}):
-                    yield other, name, clause
+            for alternative in _alternatives(clause):
+                # a package may conflict with a name that it provides: Debian Policy 7.6.2
+                for other in dict.fromkeys(_holders(*alternative, others, provided)):
+                    if other != package.name:
+                        yield other, name, clause
 
 
 def _is_revision(clause: str, installed: Mapping[str, InstalledPackage]) -> bool:
@@ -93,25 +100,26 @@ def _alternatives(clause: str) -> Iterator[tuple[str, str, str]]:
             yield match[1], match[2] or "", match[3] or ""
 
 
-def _provided(packages: Iterable[InstalledPackage]) -> dict[str, list[str]]:
-    """Return the versions of virtual packages by name; ``""`` if unversioned."""
-    provided: dict[str, list[str]] = {}
+def _provided(packages: Iterable[InstalledPackage]) -> _Provided:
+    """Return the packages that provide each virtual package, with its version; ``""`` if unversioned."""
+    provided: dict[str, list[tuple[str, str]]] = {}
     for package in packages:
         for clause in _clauses(package.fields.get("Provides", "")):
             for name, _, version in _alternatives(clause):
-                provided.setdefault(name, []).append(version)
+                provided.setdefault(name, []).append((package.name, version))
     return provided
 
 
-def _holds(
-    name: str, operator: str, version: str, installed: Mapping[str, InstalledPackage], provided: Mapping[str, list[str]]
-) -> bool:
+def _holders(
+    name: str, operator: str, version: str, installed: Mapping[str, InstalledPackage], provided: _Provided
+) -> Iterator[str]:
+    """Yield the packages that satisfy a relation, by their name or by what they provide."""
     package = installed.get(name)
     if package and satisfies(package.version, operator, version):
-        return True
-    return any(
-        not operator or (bool(offered) and satisfies(offered, operator, version)) for offered in provided.get(name, ())
-    )
+        yield name
+    for provider, offered in provided.get(name, ()):
+        if not operator or (offered and satisfies(offered, operator, version)):
+            yield provider
 
 
 def satisfies(version: str, operator: str, required: str) -> bool:
