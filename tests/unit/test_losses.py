@@ -24,10 +24,13 @@ OLD = {
     "opt/jdk-1/bin/java": b"java",
     f"{PACKAGES}/corp/__init__.py": b"",
     f"{PACKAGES}/corp/old.py": b"",
+    f"{PACKAGES}/_corp.py": b"",
     "usr/share/perl5/Corp/Old.pm": b"",
     "usr/share/zoneinfo/US/Pacific": b"",
     "usr/share/corp/data": b"data",
     "usr/share/man/corp.1": b"",
+    "usr/lib/python3.11/collections/abc.py": b"",
+    "usr/lib/python3.11/_json.py": b"",
     "run/utmp": b"",
 }
 KEPT = ("bin/sh", "usr/bin/python3", "usr/bin/perl", f"{PACKAGES}/corp/__init__.py")
@@ -109,6 +112,8 @@ CASES = [
     Case(
         "import-tried", python(b"try:\n  import corp.old\nexcept ImportError: pass\n"), ("python3", "/app/main.py"), []
     ),
+    Case("built-in", python(b"import collections.abc\nimport _json\n"), ("python3", "/app/main.py"), []),
+    Case("private", python(b"import _corp\n"), ("python3", "/app/main.py"), ["breaks missing-module"]),
     Case("own-module", {**python(b"import corp.old\n"), "app/lib/corp/old.py": b""}, ("python3", "/app/main.py"), []),
     Case("perl", {"app/bin/x": b"#!/usr/bin/perl\nuse Corp::Old;\n"}, ("/app/bin/x",), ["breaks missing-module"]),
     Case("time-zone", {}, ("sh",), ["impaired environment"], {"Env": ["TZ=US/Pacific"]}),

@@ -56,7 +56,7 @@ _FILES = (
         "ruby",
         re.compile(
             rb"(?:var/lib/gems/[\d.]+/gems/[^/]+/lib|usr/(?:local/)?(?:share|lib(?:64)?(?:/[^/]+)?)/(?:ruby/)?(?:"
-            rb"(?:vendor_ruby|site_ruby)(?:/[\d.]+)?|gems/[\d.]+/gems/[^/]+/lib|rubygems-integration/[^/]+/gems/[^/]+/lib"
+            rb"(?:vendor_ruby|site_ruby)(?:/[\d.]+)?|gems/[\d.]+/gems/[^/]+/lib|gems/[\d.]+/extensions/[^/]+/[\d.]+/[^/]+|rubygems-integration/[^/]+/gems/[^/]+/lib"
             rb"|[\d.]+))/(?:[^/]+-linux[^/]*/)?([\w./-]+)\.(?:rb|so)"
         ),
     ),
@@ -67,6 +67,8 @@ _FILES = (
         ),
     ),
 )
+# Python may have these without a file: its own private modules, and an alias since 3.13
+_BUILT_IN = re.compile(r"_|collections\.abc$")
 _SUFFIXES = {
     b".py": "python",
     b".pl": "perl",
@@ -94,7 +96,9 @@ def module_at(path: bytes) -> Module | None:
         if match := pattern.fullmatch(path):
             name = overlay.path_text(match[1])
             separator = {"python": ".", "perl": "::"}.get(language, "/")
-            return Module(language, name.replace("/", separator))
+            module = Module(language, name.replace("/", separator))
+            is_standard = language == "python" and b"-packages/" not in path
+            return None if is_standard and _BUILT_IN.match(module.name) else module
     return None
 
 
