@@ -376,6 +376,31 @@ def test_the_same_image_in_another_engine_of_the_node() -> None:
     assert (state, nodes, "declare this engine" in do) == ("not here", ["a"], True)
 
 
+@pytest.mark.parametrize(
+    ("manager", "installed", "fixed", "code"),
+    [
+        ("dpkg", "2:9.0.1378-2", "2:9.0.1378-3", 20),
+        ("dpkg", "2:9.0.1378-2", "9.0.1378-3", 20),  # people leave out the epoch
+        ("dpkg", "2:9.0.1378-3", "9.0.1378-3", 0),
+        ("dpkg", "9.0.1378-3", "2:9.0.1378-3", 20),
+        ("dpkg", "3.0.15-1~deb12u1", "3.0.15-1", 20),
+        ("dpkg", "3.0.15-1", "3.0.15-1~deb12u1", 0),
+        ("rpm", "1:3.0.7-27.el9", "3.0.7-28.el9", 20),
+        ("rpm", "1:3.0.7-27.el9", "1:3.0.7-28.el9", 20),
+        ("rpm", "1:3.0.7-28.el9, 1:3.0.7-27.el9", "3.0.7-28.el9", 20),
+        ("rpm", "1:3.0.7-28.el9", "3.0.7-28.el9", 0),
+        ("rpm", "1.0~rc1-1", "1.0-1", 20),
+        ("rpm", "1.0^git1-1", "1.0-1", 0),
+        ("apk", "3.1.4-r0", "3.1.4-r5", 20),
+        ("apk", "3.1.4_git20230717-r4", "3.1.4-r5", 0),
+        ("apk", "3.1.10-r0", "3.1.9-r0", 0),
+    ],
+)
+def test_the_order_of_versions(manager: str, installed: str, fixed: str, code: int) -> None:
+    reply = answer(manager=manager, updates={}, installed={"x": installed})
+    assert ask({"a": reply}, None, f"x<{fixed}")["retcode"] == code
+
+
 def test_two_versions_of_one_rpm_package() -> None:
     reply = answer(manager="rpm", updates={}, installed={"kernel": "5.14-1, 5.14-3"})
     assert ask({"a": reply}, None, "kernel<5.14-2")["retcode"] == exposure.EXPOSED

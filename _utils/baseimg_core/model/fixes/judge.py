@@ -269,7 +269,7 @@ class PackageJudge:
         return [name for name in item.installed if matching(name, self._query.package)]
 
     def _is_affected(self, version: str) -> bool:
-        return bool(version) and is_older(self._observed.manager, version, self._query.version)
+        return self._query.affects(self._observed.manager, version)
 
     def _of_package(self, name: str, item: Item) -> Exposure | None:
         observed, awaited, pending = self._observed, self._awaited, item.pending
@@ -322,7 +322,7 @@ def of_other(node: str, item: Item, manager: str, unread: str, query: Query) -> 
     if unread:
         return Exposure(node, "", item, State.UNKNOWN, name, unread, f"find out: {unread}")
     versions = [each for own, each in item.installed.items() if matching(own, query.package)]
-    if affected := [version for version in versions if is_older(manager, version, query.version)]:
+    if affected := [version for version in versions if query.affects(manager, version)]:
         reason = f"the image has {name} {affected[0]}, and is on no base of this node"
         remedy = f"rebuild the images with {query.package} {query.version} or newer, or declare their base"
         return Exposure(node, "", item, State.NOT_HERE, name, reason, remedy)

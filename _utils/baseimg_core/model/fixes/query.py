@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from ...errors import ArgumentInvalid
 from ..packages.advisories import is_advisory
+from ..packages.difference import is_older
 from ..policy.validation import wrong
 
 _RELATION = re.compile(r"([A-Za-z0-9][A-Za-z0-9.+:_-]*)\s*<\s*([A-Za-z0-9][A-Za-z0-9.+:~^_-]*)")
+
+_EPOCH = re.compile(r"(?<![^\s,])\d+:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,20 @@ class Query:
     package: str = ""
     #: The first version that is not affected.
     version: str = ""
+
+    def affects(self, manager: str, version: str) -> bool:
+        """
+        True if a version of the package is affected.
+
+        If the query has no epoch, the epochs of versions do not count: people leave them out.
+
+        Args:
+            manager: The package manager, which defines the order.
+            version: The version; of rpm perhaps several. An empty one is not affected.
+        """
+        if ":" not in self.version:
+            version = _EPOCH.sub("", version)
+        return bool(version) and is_older(manager, version, self.version)
 
     def __str__(self) -> str:
         return self.advisory or f"{self.package}<{self.version}"
