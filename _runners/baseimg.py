@@ -546,7 +546,7 @@ def exposed(advisory=None, package=None, max_age=3600, tgt="*", tgt_type="glob",
         facts, expected, ages = _fixes(tgt, tgt_type, timeout, 0 if names else max_age, names)
         return exposure.as_dict(query, exposure.answer(facts, query), facts, expected, ages)
 
-    return _answer(command, exposure.text)
+    return _answer(command, exposure.table)
 
 
 @_checked
@@ -983,7 +983,7 @@ def _answer(command, table=None):
         return short.without_empty(result) if _for_person() else result
     text = table(result)
     if isinstance(text, dict):
-        text["retcode"] = result["retcode"]  # salt-run takes its exit code from here
+        text["retcode"] = result["retcode"]  # salt-run takes its exit code from here, and never from a text
     return {"outputter": "txt", "data": text}
 
 

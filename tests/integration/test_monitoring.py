@@ -229,6 +229,9 @@ class TestAFleet:
         assert (cached.code, cached.data["cached"]["nodes"]) == (21, 1)
         assert cached.data["groups"] == asked.data["groups"]
         assert observed.master.run("baseimg.exposed", "nonsense").code == 1
+        for_people = observed.master.command("salt-run", "baseimg.exposed", CVE, timeout)
+        assert for_people.returncode == 21, for_people.stdout
+        assert f"not known:   {DEAD}: did not answer" in for_people.stdout.splitlines()
 
     def test_documents(self, observed: ObservedFleet) -> None:
         timeout = f"timeout={scaled(GATHER_SECONDS)}"

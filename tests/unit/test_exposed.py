@@ -53,7 +53,11 @@ def ask(answers: dict[str, Any], advisory: str | None = CVE, package: str | None
     query = fixes_query.parse(advisory, package)
     result = exposure.as_dict(query, exposure.answer(fleet, query), fleet, answers, {})
     assert json.loads(json.dumps(result)) == result
-    assert exposure.text(result).startswith(f"{query} on {counted(len(answers), 'node')}: ")
+    printed = exposure.table(result)
+    assert printed[str(query)].startswith(f"{counted(len(answers), 'node')}: ")
+    assert {*printed} == {str(query), *(group["state"] for group in result["groups"])} | (
+        {"not known"} if result["silent"] else set()
+    )
     return result
 
 
@@ -64,7 +68,7 @@ def grouped(result: dict[str, Any]) -> list[tuple[str, list[str], str]]:
 def test_nobody_is_exposed() -> None:
     result = ask({"a": answer(image(zlib={"state": "split"}), containers=[container()])})
     assert (result["groups"], result["retcode"], result["fixed"]) == ([], 0, {"images": 1, "containers": 1})
-    assert "nobody is exposed" in exposure.text(result)
+    assert "nobody is exposed" in exposure.table(result)[CVE]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_everybody_must_have_answered() -> None:
 def test_an_advisory_that_nobody_knows_is_no_good_news() -> None:
     result = ask({"a": answer()}, "CVE-1999-0001")
     assert (result["known"], result["retcode"]) == (False, exposure.UNCERTAIN)
-    assert "check the spelling" in exposure.text(result)
+    assert "no bundle on any node names it" in exposure.table(result)["CVE-1999-0001"]
 
 
 def test_packages_and_versions() -> None:
@@ -139,7 +143,9 @@ def test_packages_and_versions() -> None:
     without = answer(updates={}, **old)
     assert "build and roll out" in ask({"a": without}, None, "openssl<3.0.16-1")["groups"][0]["do"]
     assert ask({"a": answer()}, None, "openssl<3.0.16-1")["groups"][0]["state"] == "unknown"
-    assert ask({"a": answer(installed={"vim": ""})}, None, "vim<9")["retcode"] == exposure.UNCERTAIN
+    unknown = ask({"a": answer(installed={"vim": ""})}, None, "vim<9")
+    assert unknown["retcode"] == exposure.UNCERTAIN
+    assert "no image has the package" in exposure.table(unknown)["vim<9"]
 
 
 @pytest.mark.parametrize(

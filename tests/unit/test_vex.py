@@ -167,6 +167,10 @@ def test_the_state_of_the_last_document_is_kept(tmp_path: Path) -> None:
 def test_there_must_be_something_to_state() -> None:
     with pytest.raises(ArgumentInvalid, match="no bundle on any node names an advisory"):
         make({"a": answer(updates={})})
+    before = make({"a": answer(pulled("reg.corp/app"))})
+    with pytest.raises(ArgumentInvalid) as refused:
+        make({"a": answer(updates={})}, before=before)
+    assert "no longer holds" in refused.value.hint
 
 
 def test_a_fresh_reader_agrees_with_exposed() -> None:

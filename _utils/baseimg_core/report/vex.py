@@ -44,7 +44,10 @@ def document(
         ArgumentInvalid: There is nothing to state.
     """
     if not stated:
-        raise ArgumentInvalid("no bundle on any node names an advisory", "build bundles with changelogs or fixes=")
+        hint = "build bundles with changelogs or fixes="
+        if previous:
+            hint = f"remove the document of {previous['last_updated']}, which no longer holds; {hint}"
+        raise ArgumentInvalid("no bundle on any node names an advisory", hint)
     before = (previous or {}).get("statements", {})
     statements = [_dated(_with_id(statement, head["id"]), before, now) for statement in _statements(stated, silent)]
     fields = {"@context": CONTEXT, "@id": head["id"], "author": head["author"], "tooling": head["tooling"]}

@@ -13,7 +13,7 @@ from ...model.containers.live import LivePaths
 from ...model.impact.overrides import ExpectedPath, ExpectedPaths
 from ...model.impact.view import resolve
 from ...model.stack import overlay
-from ...model.stack.entry import Kind, kind_of
+from ...model.stack.entry import Kind, differences, kind_of
 from ..impact import elf
 from ..impact.view import BaseOnDisk, LayeredView
 from ..stack.compare import same_files
@@ -79,7 +79,7 @@ def changed(
 
 def differs(old: Stack, new: Stack, path: bytes) -> bool:
     """
-    Return True if two contents show different files at a path: content, owner, mode or type. Directories are equal.
+    Return True if two contents show different entries at a path, times excluded.
 
     Args:
         old: The one content.
@@ -87,16 +87,14 @@ def differs(old: Stack, new: Stack, path: bytes) -> bool:
         path: The relative path.
     """
     before, after = old.find(path), new.find(path)
-    if before == after or (before and before.is_dir and after and after.is_dir):
+    if before == after:
         return False
     if before is None or after is None:
         return True
-    first, second = os.lstat(before.top), os.lstat(after.top)
-    if (first.st_mode, first.st_uid, first.st_gid) != (second.st_mode, second.st_uid, second.st_gid):
+    entries = old.read(before.top)[0], new.read(after.top)[0]
+    if set(differences(*entries)) - {"mtime"}:
         return True
-    if stat.S_ISREG(first.st_mode):
-        return not _same(before.top, after.top, first, second)
-    return not stat.S_ISLNK(first.st_mode) or os.readlink(before.top) != os.readlink(after.top)
+    return entries[0].kind is Kind.FILE and not same_files(before.top, after.top)
 
 
 def _compare(result: Changed, path: bytes, old: Stack, new: Stack) -> None:

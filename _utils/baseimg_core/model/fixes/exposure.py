@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,45 +144,53 @@ def groups(exposures: Iterable[Exposure]) -> list[dict[str, Any]]:
     ]
 
 
-def text(result: Mapping[str, Any]) -> str:
-    """Return the result for people: one paragraph for each group."""
-    fixed, query = result["fixed"], result["query"]
-    counts = f"in effect in {counted(fixed['images'], 'image')} and {counted(fixed['containers'], 'container')}"
-    lines = [f"{query} on {counted(result['nodes'], 'node')}: {counts}"]
-    if result["cached"]["nodes"]:
-        oldest = result["cached"]["oldest"]
-        cached = counted(result["cached"]["nodes"], "node")
-        lines.append(f"{cached} from the mine, up to {counted(oldest, 'second')} old; max_age=0 asks all nodes")
-    if not result["known"]:
-        lines.append(f"no bundle on any node names {query}: check the spelling, or build the bundle with fixes=")
+def table(result: Mapping[str, Any]) -> dict[str, str]:
+    """
+    Render the result for Salt's outputter ``txt``, which prints the key before each line.
+
+    Returns:
+        Lines about the question under the advisory or package; then the groups under their state; then the silent nodes
+        under ``not known``.
+    """
+    lines: dict[str, list[str]] = {result["query"]: _summary(result)}
     for group in result["groups"]:
-        items = group["items"]
-        base = f", {group['base']}" if group["base"] else ""
-        lines.append(f"\n{group['state']}: {len(items)} on {counted(len(group['nodes']), 'node')}{base}")
-        lines.append(f"  do: {group['do']}")
-        if len(group["nodes"]) <= _TARGETS:
-            lines.append(f"  on: salt -L {','.join(group['nodes'])}")
-        lines += [f"  {_line(item)}" for item in items[:_LISTED]]
-        if len(items) > _LISTED:
-            lines.append(f"  and {len(items) - _LISTED} more: --out=json lists all")
-    if result["silent"]:
-        lines.append(f"\nnot known: {counted(len(result['silent']), 'node')}")
-        lines += [f"  {node}: {reason}" for node, reason in _first(result["silent"])]
+        lines.setdefault(group["state"], []).extend(_group(group))
+    silent = [f"{node}: {reason}" for node, reason in result["silent"].items()]
+    if silent:
+        lines["not known"] = [counted(len(silent), "node"), *(f"  {line}" for line in silent[:_LISTED])]
     elif not result["groups"] and result["known"]:
-        lines.append("nobody is exposed")
-    return "\n".join(printable_lines(lines))
+        lines[result["query"]].append("nobody is exposed")
+    return {key: "\n".join(printable(line, 500) for line in listed) for key, listed in lines.items()}
 
 
-def printable_lines(lines: Sequence[str]) -> list[str]:
-    """Return lines without control characters, except an empty line before a paragraph."""
-    return [("\n" if line.startswith("\n") else "") + printable(line.lstrip("\n"), 500) for line in lines]
+def _summary(result: Mapping[str, Any]) -> list[str]:
+    fixed, cached = result["fixed"], result["cached"]
+    counts = f"in effect in {counted(fixed['images'], 'image')} and {counted(fixed['containers'], 'container')}"
+    lines = [f"{counted(result['nodes'], 'node')}: {counts}"]
+    if cached["nodes"]:
+        age = f"up to {counted(cached['oldest'], 'second')} old"
+        lines.append(f"{counted(cached['nodes'], 'node')} from the mine, {age}; max_age=0 asks all nodes")
+    if not result["known"]:
+        package = "no image has the package: check the spelling"
+        advisory = "no bundle on any node names it: check the spelling, or build the bundle with fixes="
+        lines.append(package if "<" in result["query"] else advisory)
+    return lines
+
+
+def _group(group: Mapping[str, Any]) -> list[str]:
+    items, nodes = group["items"], group["nodes"]
+    base = f", {group['base']}" if group["base"] else ""
+    more = [f"  and {len(items) - _LISTED} more: --out=json lists all"] if len(items) > _LISTED else []
+    return [
+        f"{len(items)} on {counted(len(nodes), 'node')}{base}",
+        f"  do: {group['do']}",
+        *([f"  on: salt -L {','.join(nodes)}"] if len(nodes) <= _TARGETS else []),
+        *(f"  {_line(item)}" for item in items[:_LISTED]),
+        *more,
+    ]
 
 
 def _line(item: Mapping[str, Any]) -> str:
     name = f"container {item['container']}" if "container" in item else item.get("image", "")
     paths = f" ({', '.join(item['paths'])})" if item.get("paths") else ""
     return f"{item['node']}  {name}: {item.get('package', '')} {item.get('reason', '')}{paths}"
-
-
-def _first(silent: Mapping[str, str]) -> list[tuple[str, str]]:
-    return list(silent.items())[:_LISTED]
