@@ -158,7 +158,10 @@ class Rounds:
         else:
             result = self._converge(version, self._policy("true") if follow == "restart" else "keep")
             assert result["result"] is True, (what, result)
-        wait_until(lambda: self._inventory() == self._before, f"{what}: all containers of before run", seconds=10)
+        try:
+            wait_until(lambda: self._inventory() == self._before, f"{what}: all containers of before run", seconds=10)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; differs: {self._before.items() ^ self._inventory().items()}") from exc
         assert not self._lab.status(BASE)["bases"][0]["interrupted"], what
 
     def _version(self) -> str:

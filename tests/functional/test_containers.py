@@ -119,8 +119,8 @@ def layer_without_sleep() -> bytes:
     return layer(whiteout("bin/sleep"))
 
 
-def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> None:
-    """Run ``work`` in a process that is killed at ``point``."""
+def in_child(node: Node, point: str | Callable[[str], None], work: Callable[[plan.Context], object]) -> None:
+    """Run ``work`` in a process that is killed at ``point``, or by a function that every point calls."""
 
     def traced_work() -> None:
 
@@ -128,7 +128,7 @@ def in_child(node: Node, point: str, work: Callable[[plan.Context], object]) -> 
             if reached == point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        runner.ContainerRestarter.trace = staticmethod(kill_at_point)
+        runner.ContainerRestarter.trace = staticmethod(point if callable(point) else kill_at_point)
         work(context(node.lab.engine))
 
     assert os.WIFSIGNALED(forks.run(traced_work)), f"{point} was never reached"
@@ -616,20 +616,85 @@ class TestKilled:
 
     def test_while_the_engine_is_still_stopping_it(self, node: Node) -> None:
         """The engine may complete a killed run's stop after the next run has seen the container running."""
+        self.run_stubborn(node)
+        self.kill_at_stop(node, 1)
+        self.check_stubborn_stays(node)
+
+    def test_while_the_engine_is_stopping_it_for_the_way_back(self, node: Node) -> None:
+        """It has started since the run noted it, and passed its gate."""
+        self.run_stubborn(node)
+        node.run("picky", *PICKY)
+        self.kill_at_stop(node, 2, order=["stubborn"], **PROBED)
+        assert node.live_version() == "12.0"
+        self.check_stubborn_stays(node, "12.0")
+
+    def test_while_the_engine_is_stopping_it_and_it_had_started_again_by_itself(self, node: Node) -> None:
+        self.run_stubborn(node)
+        before = node.started("stubborn")
+
+        def crash(point: str) -> None:
+            if point == "restart.noted":
+                os.kill(node.client.inspect_container("stubborn")["State"]["Pid"], signal.SIGKILL)
+                wait_until(lambda: node.started("stubborn") != before, "the engine has started it again")
+                wait_until(lambda: node.inventory()["stubborn"][1] == "running", "it runs again")
+
+        self.kill_at_stop(node, 1, crash)
+        self.check_stubborn_stays(node)
+
+    def test_one_that_had_passed_its_gate_and_is_stopped_for_the_way_back(self, node: Node) -> None:
+        node.run("aaa")
+        node.run("picky", *PICKY)
+        before = node.inventory()
+        policy = parse({**QUICK, **PROBED, "order": ["aaa"]})
+        reached: list[str] = []
+
+        def kill(point: str) -> None:
+            reached.append(point)
+            if "back.swapped" in reached and point == "restart.stopped":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        in_child(node, kill, lambda own: converge.apply(own, Source(node.bundle), policy=policy))
+        assert node.inventory()["aaa"][1] == "exited"
+        assert not node.tidy()
+        node.lab.rollback(BASE, to="pristine")
+        assert node.inventory() == before
+        assert node.tidy()
+
+    @staticmethod
+    def run_stubborn(node: Node) -> None:
+        """Run a container that ignores the signal to stop."""
         stubborn = ("sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
         always = {"Name": "always"}
         node.run("stubborn", *stubborn, stop_signal="SIGTERM", stop_timeout=STOP_SECONDS, restart_policy=always)
-        events = node.client.events(decode=True, filters={"event": "kill"})
-        pid = forks.start(lambda: converge.apply(context(node.lab.engine), Source(node.bundle), policy=parse(QUICK)))
-        next(events)  # SIGTERM
+
+    @staticmethod
+    def kill_at_stop(node: Node, number: int, trace: Callable[[str], None] = lambda _: None, **policy: Any) -> None:
+        """Kill a run after the engine has sent the signal of the container's stop of this number."""
+        filters = {"event": "kill", "container": node.inventory()["stubborn"][0]}
+
+        def stops() -> int:
+            events = node.client.events(decode=True, filters=filters, since=0, until=f"{time.time():.9f}")
+            return sum(event["Actor"]["Attributes"]["signal"] == str(int(signal.SIGTERM)) for event in events)
+
+        def work() -> None:
+            runner.ContainerRestarter.trace = staticmethod(trace)
+            parsed = parse({**QUICK, **policy})
+            converge.apply(context(node.lab.engine), Source(node.bundle), policy=parsed)
+
+        pid = forks.start(work)
+        wait_until(lambda: stops() == number, f"the container is being stopped, time {number}")
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        state = node.client.inspect_container("stubborn")["State"]
-        assert state["Running"]
-        done = node.lab.apply(node.bundle)
-        assert done["containers"]["current"] == ["stubborn"]
+        assert node.inventory()["stubborn"][1] == "running"
+
+    @staticmethod
+    def check_stubborn_stays(node: Node, version: str = "12.1") -> None:
+        """Check that the next run starts it anew, and that it keeps running."""
+        before = node.started("stubborn")
+        node.lab.converge(BASE, version, {"12.1": {"source": node.bundle}}, accept=["*"])
         again = node.started("stubborn")
-        assert again != state["StartedAt"]
+        assert again != before
+        assert node.version("stubborn") == version
         begun = time.monotonic()
         while time.monotonic() - begun < STOP_SECONDS + 2:  # the first stop request would have completed by now
             now = node.client.inspect_container("stubborn")["State"]

@@ -33,7 +33,7 @@ class Journal:
     names: dict[str, str] = field(default_factory=dict)
     #: IDs of containers that passed their health gate. A rollback restarts them, too.
     passed: list[str] = field(default_factory=list)
-    #: Start time and PID of each container before its restart, by ID.
+    #: Start time and PID of each container before its last stop, by ID.
     runs: dict[str, list[Any]] = field(default_factory=dict)
     #: Format of the file.
     format: int = FORMAT
@@ -56,6 +56,23 @@ class Journal:
         self.batches.append([list(group) for group in batch])
         self.names.update(names)
         self.runs.update(runs)
+
+    def note_stop(self, container_id: str, run: list[Any]) -> bool:
+        """
+        Note the run that a stop is about to end. A container that had passed its health gate is pending again.
+
+        Args:
+            container_id: The container's ID.
+            run: Its start time and PID.
+
+        Returns:
+            False if all this was noted before.
+        """
+        if container_id not in self.passed and self.runs.get(container_id) == run:
+            return False
+        self.runs[container_id] = run
+        self.passed = [key for key in self.passed if key != container_id]
+        return True
 
     def forget(self, keys: Sequence[str]) -> None:
         """Remove these containers from the journal."""

@@ -8,6 +8,7 @@ stopped, so the next operation on the base starts it after a crash.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -230,7 +231,8 @@ class _Run:
         self._engine, self._by, self._progress = context.engine, context.by, context.progress
         self._base, self._record, self._policy, self._done = base, record, policy, done
         self._noted = journal.read(base.store.layout.restarting)
-        self._restarter = ContainerRestarter(context.engine, policy, self._report_progress)
+        self._restarter = ContainerRestarter(context.engine, policy, self._report_progress, self._note_stop)
+        self._noting = threading.Lock()
         self._total = 1
 
     def all(self, swapped: CompletedSwap | None) -> None:
@@ -319,6 +321,20 @@ class _Run:
             self._noted.passed += names
             self._noted.save(self._base.store.layout.restarting)
         self._done.failed |= failed
+
+    def _note_stop(self, container_id: str) -> None:
+        """
+        Save the run that a stop is about to end.
+
+        Since the journal was saved the container may have started again, by itself or on the way to a swap back.
+        """
+        container = self._engine.container(container_id)
+        with self._noting:
+            if self._noted.note_stop(container_id, [container.started, container.pid]):
+                try:
+                    self._noted.save(self._base.store.layout.restarting)
+                except BaseimgError as exc:
+                    raise ContainerRefused(f"the journal cannot be saved: {exc.message}") from exc
 
     def _note_starts(self, batch: Batch, refused: Collection[str]) -> None:
         """Record the content that these containers were started on. On a full disk only this proof is lost."""

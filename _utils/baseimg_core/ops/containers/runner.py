@@ -42,14 +42,22 @@ class ContainerRestarter:
     #: Called at each point of ``POINTS``. Tests replace it.
     trace: Callable[[str], None] = staticmethod(lambda _point: None)
 
-    def __init__(self, engine: Engine, policy: ContainerPolicy, waiting: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: ContainerPolicy,
+        waiting: Callable[[str], None],
+        note_stop: Callable[[str], None],
+    ) -> None:
         """
         Args:
             engine: The engine.
             policy: The policy.
             waiting: Called with a description of each wait.
+            note_stop: Called with a container's ID before each stop, also in threads. It raises
+                :class:`ContainerRefused` to leave the container alone.
         """
-        self._engine, self._policy, self._waiting = engine, policy, waiting
+        self._engine, self._policy, self._waiting, self._note_stop = engine, policy, waiting, note_stop
         #: IDs of containers that kept their old mount at their start.
         self.still_mounted: set[str] = set()
 
@@ -85,6 +93,7 @@ class ContainerRestarter:
             self.still_mounted.add(container_id)
 
     def _stop(self, container_id: str) -> None:
+        self._note_stop(container_id)
         self._engine.stop(container_id, self._policy.timeout)
 
     def wait(self, batch: Batch, refused: dict[str, str], patient: bool = False) -> Failures:
