@@ -199,6 +199,8 @@ def value_of(raw: Mapping[str, Any], root: str = "") -> object:
     """
     Return the pillar key ``baseimg``; ``None`` without it.
 
+    Salt 3008 gives functions a pillar whose texts print as asterisks. Messages must show what was found.
+
     Args:
         raw: The whole pillar.
         root: The option ``root_dir``.
@@ -219,7 +221,14 @@ def value_of(raw: Mapping[str, Any], root: str = "") -> object:
             f"pillar is incomplete, Salt could not render it: {reason}",
             "mend the SLS file; salt-run pillar.show_pillar MINION shows the error",
         )
-    return raw.get("baseimg")
+    return _plain(raw.get("baseimg"))
+
+
+def _plain(value: object) -> object:
+    """Return a copy of a value with mappings and lists of Python's own types."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def check_top_level(raw: Mapping[str, Any]) -> None:
