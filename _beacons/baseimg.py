@@ -37,6 +37,7 @@ import json
 import os
 import time
 
+import salt.utils.atomicfile
 from salt.exceptions import CommandExecutionError
 
 __virtualname__ = "baseimg"
@@ -159,6 +160,5 @@ def _load_memory():
 
 def _save_memory(memory):
     """Replace the file atomically."""
-    with open(_path() + ".new", "w", encoding="utf-8") as file:
+    with salt.utils.atomicfile.atomic_open(_path(), "w") as file:
         json.dump(memory, file)
-    os.replace(_path() + ".new", _path())

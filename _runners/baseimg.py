@@ -47,6 +47,7 @@ try:
     import baseimg_core
     from baseimg_core.disk.store.layout import now
     from baseimg_core.errors import ArgumentInvalid, BaseimgError
+    from baseimg_core.linux import output
     from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model import diagnosis
     from baseimg_core.model import metrics as model_metrics
@@ -579,7 +580,7 @@ def sbom(node, name, path=None, timeout=None):
 
     def command():
         if path is not None:
-            validation.absolute_path(path, "path")
+            _check_output(path)
         validation.text(node, "node")
         try:
             from baseimg_core.report import sbom as report_sbom
@@ -632,7 +633,7 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
 
     def command():
         if path is not None:
-            validation.absolute_path(path, "path")
+            _check_output(path)
         head = _vex_head(author, id)
         facts, expected, _ages = _fixes("*", "glob", timeout, max_age)
         document = _vex(facts, expected, head, VexStates(__opts__["cachedir"], head["id"]))
@@ -642,6 +643,11 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
         return {"path": path, "bytes": size, "version": document["version"]}
 
     return _answer(command)
+
+
+def _check_output(path, suffix=""):
+    """Check the path of a document before any node is asked."""
+    output.check_replaceable(validation.absolute_path(path, "path", suffix))
 
 
 def _vex_head(author, id):
@@ -733,7 +739,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
 
     def command():
-        validation.absolute_path(path, "path")
+        _check_output(path)
         record = None if rollout is None else _record(rollout)
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
@@ -829,7 +835,7 @@ def metrics(path=None):
 
     def command():
         if path is not None:
-            validation.absolute_path(path, "path", ".prom")
+            _check_output(path, ".prom")
         store = RolloutStore(__opts__["cachedir"])
         newest, errors = store.newest()
         driven = [(rollout, bool(store.driving_process(rollout.base))) for rollout in newest]

@@ -22,6 +22,7 @@ from .engine import detect
 from .engine.images.blobs import Blobs
 from .engine.images.store import ImageSources
 from .errors import ArgumentInvalid, BaseimgError
+from .linux import output
 from .linux.files import make_directories
 from .linux.oserrors import translate_os_errors
 from .linux.scratch import scratch_directory
@@ -208,6 +209,8 @@ def _inspect(given: argparse.Namespace) -> Result:
 
 def _judge(given: argparse.Namespace) -> Result:
     names = [*given.images, *(_listed(given.list) if given.list else ())]
+    if given.junit:
+        output.check_replaceable(given.junit)
     attacher = Attacher(pillar.signing_key(os.path.abspath(given.key), "--key") if given.key else None)
     with _images(given) as images, _fetched(given.bundle) as bundle:
         result = ops_judge.judge(images, bundle.path, names, given.accept, _progress, given.cache)
@@ -215,8 +218,7 @@ def _judge(given: argparse.Namespace) -> Result:
         if given.attach:
             bundle.attach(attacher, result)
     if given.junit:
-        with translate_os_errors(given.junit), open(given.junit, "w", encoding="utf-8") as file:
-            file.write(junit.document(result))
+        output.save(given.junit, junit.document(result).encode())
     return result, list(ops_judge.lines(result)), result["retcode"]
 
 

@@ -19,10 +19,12 @@ from ..disk.store.generations import Store
 from ..disk.store.layout import siblings
 from ..engine.base import Image, ImageStore
 from ..errors import ArgumentInvalid, ImagesEqual, PackedLayerAbsent
+from ..linux import output
 from ..model.bundle.manifest import ImageRef
 from ..model.images.source import is_source
 from ..model.impact import config as configs
 from ..model.packages.difference import Packages
+from ..model.policy.pillar import SIGNATURE_SUFFIX
 from ..model.policy.validation import wrong
 from ..model.stack import changes as model_changes
 from ..model.stack import ids, overlay
@@ -137,6 +139,8 @@ def build(
         PristineDamaged: A layer's directory lacks a path of its tar, or has another type or size there.
     """
     compression.check_compression(kind)
+    for file in () if test else (path, *([path + SIGNATURE_SUFFIX] if key else ())):
+        output.check_replaceable(file)
     signer = signature.load(key) if key else None
     old, new = image_with_layers(store, source), image_with_layers(store, target)
     platform = _platform((source, old), (target, new))

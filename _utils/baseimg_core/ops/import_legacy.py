@@ -17,7 +17,8 @@ from ..disk.stack.compare import compare
 from ..disk.stack.directories import Stack
 from ..disk.store.layout import siblings
 from ..engine.base import Engine
-from ..errors import ArgumentInvalid, BaseimgError, DestinationUnwritable, ImagesEqual, LegacyInvalid
+from ..errors import ArgumentInvalid, BaseimgError, ImagesEqual, LegacyInvalid
+from ..linux import output
 from ..linux.files import hex_digest, temporary_directory
 from ..linux.oserrors import translate_os_errors
 from ..model.legacy import properties
@@ -70,8 +71,7 @@ def import_legacy(
     target = replace(image, diff_ids=(*image.diff_ids, _digest(archive, given)))
     sides = build.image_ref(source, image, None), build.image_ref(file_name, target, version)
     directory = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(directory):
-        raise DestinationUnwritable(f"{directory} is not a directory")
+    output.check_replaceable(path)
     below = Stack(build.pristine_directories(engine, image)[::-1])
     naming = _naming(archive, given)
     with naming, translate_os_errors(path), temporary_directory(directory, ".baseimg-import-") as unpacked:

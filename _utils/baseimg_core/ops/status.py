@@ -11,8 +11,7 @@ from typing import Any
 from ..disk.store.generations import Store
 from ..engine.base import Engine
 from ..errors import BaseimgError
-from ..linux import files
-from ..linux.oserrors import translate_os_errors
+from ..linux import files, output
 from ..model import metrics as model_metrics
 from . import bases, fixes, refusals
 from .bases import Base
@@ -88,10 +87,14 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
 
 
 def write_public_file(path: str, text: str) -> int:
-    """Write a world-readable file atomically. Return its size in bytes."""
+    """
+    Write a world-readable file atomically. Return its size in bytes.
+
+    Raises:
+        DestinationUnwritable: The file cannot be written, or its path is not a regular file.
+    """
     data = text.encode(errors="replace")
-    with translate_os_errors(path):
-        files.save(path, data, 0o644)
+    output.save(path, data)
     return len(data)
 
 

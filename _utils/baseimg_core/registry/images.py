@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 from collections.abc import Mapping
 from typing import BinaryIO
 
@@ -30,6 +31,7 @@ from .partial import PartialBlob
 from .repository import Repository
 
 _MAX_BYTES = 10 << 30  # of all layers in a directory
+_LAYER = re.compile(r"[0-9a-f]{64}\.blob(\.part)?")
 _ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
 
 
@@ -144,7 +146,7 @@ def _prune(directory: str) -> None:
     with os.scandir(directory) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # another process may prune
-                if entry.name.endswith((".blob", ".blob.part")):
+                if _LAYER.fullmatch(entry.name):
                     files.append((entry.stat().st_mtime, entry.stat().st_size, entry.path))
     total = sum(size for _time, size, _path in files)
     for _time, size, path in sorted(files)[:-1]:

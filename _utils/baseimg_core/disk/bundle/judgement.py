@@ -13,7 +13,8 @@ import os
 from collections.abc import Mapping
 
 from ...errors import BundleInvalid, DigestMismatch, SignatureMissing
-from ...linux.files import open_regular, save, unlink_if_exists
+from ...linux import output
+from ...linux.files import open_regular, unlink_if_exists
 from ...linux.oserrors import translate_os_errors
 from ...model.impact import judgement as model_judgement
 from ...model.impact.judgement import Attachment, BundleJudgement, JudgementMalformed
@@ -21,8 +22,6 @@ from ...model.policy.pillar import JUDGEMENT_SUFFIX, SIGNATURE_SUFFIX
 from ...model.signature import PublicKey
 from . import signature
 from .signature import SigningKey
-
-_MODE = 0o644
 
 
 def sign(document: bytes, key: SigningKey | None) -> Attachment:
@@ -41,14 +40,17 @@ def write(path: str, attachment: Attachment) -> str:
     Write a judgement beside the bundle ``path``, and return its path.
 
     Raises:
-        DestinationUnwritable: The file cannot be written.
+        DestinationUnwritable: A file cannot be written, or its path is not a regular file.
     """
     target = os.path.abspath(path) + JUDGEMENT_SUFFIX
-    with translate_os_errors(target):
-        unlink_if_exists(target + SIGNATURE_SUFFIX)  # of the previous judgement
-        save(target, attachment.document, _MODE)
-        if attachment.signature:
-            save(target + SIGNATURE_SUFFIX, attachment.signature, _MODE)
+    signed = target + SIGNATURE_SUFFIX
+    for file in (target, signed):
+        output.check_replaceable(file)
+    with translate_os_errors(signed):
+        unlink_if_exists(signed)  # of the previous judgement
+    output.save(target, attachment.document)
+    if attachment.signature:
+        output.save(signed, attachment.signature)
     return target
 
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import ArgumentInvalid, SignatureInvalid, SignatureMissing, SignatureUnsupported
-from ...linux.files import sync_directory, unlink_if_exists
-from ...linux.oserrors import translate_os_errors
+from ...linux import output
 from ...model import signature as model_signature
 from ...model.policy.pillar import SIGNATURE_SUFFIX
 from ...model.signature import PublicKey, Signature, SignatureMalformed
@@ -161,7 +159,7 @@ def sign(path: str, key: SigningKey, digest: str | None = None, test: bool = Fal
     with Bundle.open(path, digest, check_signature) as bundle:
         signed = SigningResult(target, bundle.digest, not bundle.signed_by)
     if signed.changed and not test:
-        _save(target, signature)
+        output.save(target, signature)
     return signed
 
 
@@ -279,25 +277,6 @@ def _read(path: str, forbidden: int = 0) -> bytes:
     if len(data) > model_signature.MAX_SIZE:
         raise SignatureMalformed(f"it is larger than {model_signature.MAX_SIZE} bytes")
     return data
-
-
-def _save(path: str, data: bytes) -> None:
-    """Write a world-readable file atomically: temporary name, fsync, rename."""
-    directory, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
-    with translate_os_errors(path):
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            with open(os.open(temporary, flags, 0o600), "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fchmod(out.fileno(), 0o644)  # independent of the umask
-                os.fsync(out.fileno())
-            os.rename(temporary, path)
-            sync_directory(directory)
-        except BaseException:
-            unlink_if_exists(temporary)
-            raise
 
 
 def _check_available() -> None:

@@ -7,19 +7,16 @@ is written, so its tar header is filled in later. The sha256 of the whole file i
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ...errors import DestinationUnwritable
+from ...linux import output
 from ...linux.concurrency import in_background
-from ...linux.files import CHUNK, hex_digest, sync_directory, unlink_if_exists
-from ...linux.oserrors import translate_os_errors
+from ...linux.files import CHUNK, hex_digest
 from ...model.bundle.manifest import LABEL, ImageRef, Manifest, Totals
 from ...model.packages.difference import Packages
 from ...model.stack import changes as model_changes
@@ -30,6 +27,7 @@ from . import compression, encoding, frame, tar
 from .encoding import FULL, EncodedLayer, Encoding, LayerWriter
 from .reader import CONFIG_TYPE, MANIFEST_TYPE
 
+_MODE = 0o600  # a bundle may hold what only root may read
 _EPOCH = "1970-01-01T00:00:00Z"  # a fixed time, because builds are reproducible
 
 
@@ -57,7 +55,7 @@ def write(
     config: Mapping[str, tuple[str, str]] | None = None,
 ) -> WrittenBundle:
     """
-    Write a bundle atomically: temporary name, fsync, rename to ``path``.
+    Write a bundle atomically.
 
     Args:
         path: The file to write.
@@ -74,30 +72,21 @@ def write(
         The digest, size and manifest of the bundle.
 
     Raises:
-        DestinationUnwritable: The file cannot be written.
+        DestinationUnwritable: The file cannot be written, or its path is not a regular file.
         SpaceExhausted: The disk is full.
     """
     compression.check_compression(layer_encoding.kind)
-    directory, name = os.path.split(os.path.abspath(path))
-    if not os.path.isdir(directory):
-        raise DestinationUnwritable(f"{directory} is not a directory")
-    if os.path.isdir(path):
-        raise DestinationUnwritable(f"{path} is a directory")
-    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(4)}")
-    with translate_os_errors(path), _removed_on_failure(temporary):
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w+b") as out, tempfile.TemporaryFile(dir=directory) as scratch:
-            layer = _encode(out, scratch, changes, layer_encoding, progress)
-            totals = _totals(changes, layer)
-            manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages, config)
-            _finish_archive(out, layer.blobs, manifest, platform)
-            out.flush()
-            with in_background(lambda: os.fsync(descriptor)):
-                size = out.seek(0, os.SEEK_END)
-                out.seek(0)
-                digest = "sha256:" + hex_digest(out)
-        os.rename(temporary, path)
-        sync_directory(directory)
+    directory = os.path.dirname(os.path.abspath(path))
+    with output.replacing(path, _MODE) as out, tempfile.TemporaryFile(dir=directory) as scratch:
+        layer = _encode(out, scratch, changes, layer_encoding, progress)
+        totals = _totals(changes, layer)
+        manifest = Manifest(source, target, layer.diff_id, layer.plain_size, totals, packages, config)
+        _finish_archive(out, layer.blobs, manifest, platform)
+        out.flush()
+        with in_background(lambda: os.fsync(out.fileno())):
+            size = out.seek(0, os.SEEK_END)
+            out.seek(0)
+            digest = "sha256:" + hex_digest(out)
     return WrittenBundle(digest, size, manifest)
 
 
@@ -166,12 +155,3 @@ def _config(manifest: Manifest, platform: dict[str, str]) -> dict[str, Any]:
             }
         ],
     }
-
-
-@contextlib.contextmanager
-def _removed_on_failure(path: str) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        unlink_if_exists(path)
-        raise

@@ -5,7 +5,8 @@ Results of ``baseimg judge`` in a directory, by a digest of everything that deci
 
     <directory>/judged/<hex>.json    the judgement of one image
 
-At most 10,000 results are kept; those that were not used for longest are deleted. An operator may delete any file.
+At most 10,000 results are kept; those that were not used for longest are deleted. Files with other
+names stay. An operator may delete any file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from typing import Any
 
 from ...linux.files import make_directories, save, unlink_if_exists
@@ -20,6 +22,7 @@ from ...linux.oserrors import translate_os_errors
 from ...model.impact.verdict import Verdict
 
 _MAX_FILES = 10_000
+_RESULT = re.compile(r"[0-9a-f]{64}\.json")
 
 
 class Results:
@@ -58,7 +61,8 @@ class Results:
         with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another process prunes, too
-                    files.append((entry.stat().st_mtime, entry.path))
+                    if _RESULT.fullmatch(entry.name):
+                        files.append((entry.stat().st_mtime, entry.path))
         for _time, path in sorted(files)[:-_MAX_FILES]:
             unlink_if_exists(path)
 
