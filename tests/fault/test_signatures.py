@@ -513,7 +513,7 @@ class TestSigning:
     def test_where_it_cannot_be_written(self, node, ring):
         Path(f"{bundle(node)}.sig").mkdir()
         before = sorted(os.listdir(node.root))
-        with pytest.raises(DestinationUnwritable, match=r"cannot write .*\.sig.*: Is a directory"):
+        with pytest.raises(DestinationUnwritable, match=r"\.sig is not a regular file"):
             build.sign(str(bundle(node)), str(ring.alice.path))
         assert sorted(os.listdir(node.root)) == before
 
