@@ -18,7 +18,7 @@ from ..errors import DestinationUnwritable
 from .files import sync_directory, unlink_if_exists
 from .oserrors import translate_os_errors
 
-PUBLIC = 0o644
+_PUBLIC = 0o644
 
 
 def check_replaceable(path: str) -> None:
@@ -37,7 +37,7 @@ def check_replaceable(path: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str, mode: int = PUBLIC) -> Iterator[BinaryIO]:
+def replacing(path: str, mode: int = _PUBLIC) -> Iterator[BinaryIO]:
     """
     Replace a file atomically and durably with what the block writes; the block may also read.
 
@@ -70,7 +70,13 @@ def replacing(path: str, mode: int = PUBLIC) -> Iterator[BinaryIO]:
         sync_directory(directory)
 
 
-def save(path: str, data: bytes, mode: int = PUBLIC) -> None:
-    """Replace a file as with :func:`replacing`; ``data`` is its new content."""
-    with replacing(path, mode) as out:
+def save(path: str, data: bytes) -> None:
+    """
+    Replace a world-readable file as with :func:`replacing`.
+
+    Raises:
+        DestinationUnwritable: The path is not a regular file, or cannot be written.
+        SpaceExhausted: The disk is full.
+    """
+    with replacing(path) as out:
         out.write(data)
