@@ -75,7 +75,7 @@ try:
         from baseimg_core.model.fixes import summary as fixes_summary
         from baseimg_core.model.policy import named_fixes, pillar, validation
         from baseimg_core.ops import adopt as ops_adopt
-        from baseimg_core.ops import bases, declared_bases, several_bases
+        from baseimg_core.ops import bases, declared_bases, public_file, several_bases
         from baseimg_core.ops import build as ops_build
         from baseimg_core.ops import converge as ops_converge
         from baseimg_core.ops import fixes as ops_fixes
@@ -1380,10 +1380,9 @@ def metrics(path=None):
         salt '*' baseimg.metrics path=/var/lib/prometheus/node-exporter/baseimg.prom
     """
     with _operation() as minion:
-        if path is not None:
-            validation.absolute_path(path, "path", ".prom")
+        public_file.check_path(path, ".prom")
         text = ops_status.metrics(minion.engine(), _VERSION, minion.declared()["bases"], __opts__["cachedir"])
-        return text if path is None else {"path": path, "bytes": ops_status.write_public_file(path, text)}
+        return text if path is None else public_file.write(path, text)
 
 
 def adopt(overlay_dir=None, **kwargs):

@@ -47,7 +47,6 @@ try:
     import baseimg_core
     from baseimg_core.disk.store.layout import now
     from baseimg_core.errors import ArgumentInvalid, BaseimgError
-    from baseimg_core.linux import output
     from baseimg_core.linux.oserrors import translate_os_errors
     from baseimg_core.model import diagnosis
     from baseimg_core.model import metrics as model_metrics
@@ -63,7 +62,7 @@ try:
     from baseimg_core.model.rollout import metrics as rollout_metrics
     from baseimg_core.ops import doctor as ops_doctor
     from baseimg_core.ops import hold as ops_hold
-    from baseimg_core.ops import status as ops_status
+    from baseimg_core.ops import public_file
     from baseimg_core.report.page import page
     from baseimg_core.rollout import watch as rollout_watch
     from baseimg_core.rollout.commands import Rollouts, check_master
@@ -579,8 +578,7 @@ def sbom(node, name, path=None, timeout=None):
     """
 
     def command():
-        if path is not None:
-            _check_output(path)
+        public_file.check_path(path)
         validation.text(node, "node")
         try:
             from baseimg_core.report import sbom as report_sbom
@@ -591,7 +589,7 @@ def sbom(node, name, path=None, timeout=None):
         document = report_sbom.document(shapes.sbom(facts), node, baseimg_core.__version__)
         if path is None:
             return document
-        return {"path": path, "bytes": ops_status.write_public_file(path, json.dumps(document, indent=1) + "\n")}
+        return public_file.write(path, json.dumps(document, indent=1) + "\n")
 
     return _answer(command)
 
@@ -632,22 +630,15 @@ def vex(path=None, author=None, id=None, max_age=3600, timeout=None):
     """
 
     def command():
-        if path is not None:
-            _check_output(path)
+        public_file.check_path(path)
         head = _vex_head(author, id)
         facts, expected, _ages = _fixes("*", "glob", timeout, max_age)
         document = _vex(facts, expected, head, VexStates(__opts__["cachedir"], head["id"]))
         if path is None:
             return document
-        size = ops_status.write_public_file(path, json.dumps(document) + "\n")
-        return {"path": path, "bytes": size, "version": document["version"]}
+        return {**public_file.write(path, json.dumps(document) + "\n"), "version": document["version"]}
 
     return _answer(command)
-
-
-def _check_output(path, suffix=""):
-    """Check the path of a document before any node is asked."""
-    output.check_replaceable(validation.absolute_path(path, "path", suffix))
 
 
 def _vex_head(author, id):
@@ -739,7 +730,7 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
     """
 
     def command():
-        _check_output(path)
+        public_file.check_path(path)
         record = None if rollout is None else _record(rollout)
         expected, answers = _ask(tgt, tgt_type, timeout, "baseimg.status", declared=True, full=True)
         summary = model_fleet.collect(expected, answers, baseimg_core.__version__)
@@ -748,10 +739,10 @@ def report(path, rollout=None, tgt="*", tgt_type="glob", timeout=None):
         fixes = fixes_products.statements(known), _silent(known, expected)
         sound = {node: answer for node, answer in answers.items() if node not in summary["failed"]}
         impacts = [impact for base in bases for impact in _impacts(base, sound, timeout)]
-        size = ops_status.write_public_file(path, page(summary, now(), record, impacts, fixes))
+        written = public_file.write(path, page(summary, now(), record, impacts, fixes))
         asked = sorted({impact["node"] for impact in impacts})
         counts = {"nodes": summary["nodes"], "unreachable": summary["unreachable"]}
-        return {"path": path, "bytes": size, **counts, "asked": asked}
+        return {**written, **counts, "asked": asked}
 
     return _answer(command)
 
@@ -834,15 +825,14 @@ def metrics(path=None):
     """
 
     def command():
-        if path is not None:
-            _check_output(path, ".prom")
+        public_file.check_path(path, ".prom")
         store = RolloutStore(__opts__["cachedir"])
         newest, errors = store.newest()
         driven = [(rollout, bool(store.driving_process(rollout.base))) for rollout in newest]
         text = model_metrics.render(rollout_metrics.of_rollouts(driven, len(errors), timestamp))
         if path is None:
             return {"text": text}
-        return {"path": path, "bytes": ops_status.write_public_file(path, text)}
+        return public_file.write(path, text)
 
     result = _answer(command)
     return result.get("text", result)

@@ -15,7 +15,7 @@ from baseimg_core.disk.impact import results
 from baseimg_core.errors import BaseimgError, DestinationUnwritable
 from baseimg_core.linux import output
 from baseimg_core.model.impact.judgement import Attachment
-from baseimg_core.ops import status
+from baseimg_core.ops import public_file
 from baseimg_core.registry import images as registry_images
 from tests.support import images, ssh
 
@@ -98,12 +98,12 @@ class TestPublicFiles:
         occupy(tmp_path / "report.html")
         before = tree(tmp_path)
         with pytest.raises(DestinationUnwritable, match="not a regular file"):
-            status.write_public_file(str(tmp_path / "report.html"), "text")
+            public_file.write(str(tmp_path / "report.html"), "text")
         assert tree(tmp_path) == before
 
     def test_no_other_file_is_touched(self, tmp_path: Path) -> None:
         (tmp_path / "report.html.new").write_text("a draft")
-        assert status.write_public_file(str(tmp_path / "report.html"), "text") == 4
+        assert public_file.write(str(tmp_path / "report.html"), "text")["bytes"] == 4
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
             "report.html": "text",
             "report.html.new": "a draft",
@@ -112,7 +112,7 @@ class TestPublicFiles:
     def test_the_mode_does_not_depend_on_the_umask(self, tmp_path: Path) -> None:
         old = os.umask(0o077)
         try:
-            status.write_public_file(str(tmp_path / "report.html"), "text")
+            public_file.write(str(tmp_path / "report.html"), "text")
         finally:
             os.umask(old)
         assert stat.S_IMODE((tmp_path / "report.html").stat().st_mode) == 0o644
@@ -133,7 +133,7 @@ def test_a_failed_block_leaves_the_file(tmp_path: Path) -> None:
 
 def test_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(DestinationUnwritable, match="none is not a directory"):
-        status.write_public_file(str(tmp_path / "none/report.html"), "text")
+        public_file.write(str(tmp_path / "none/report.html"), "text")
 
 
 def test_a_judgement_that_is_refused_keeps_the_former_one(tmp_path: Path) -> None:

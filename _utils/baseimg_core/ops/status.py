@@ -11,7 +11,7 @@ from typing import Any
 from ..disk.store.generations import Store
 from ..engine.base import Engine
 from ..errors import BaseimgError
-from ..linux import files, output
+from ..linux import files
 from ..model import metrics as model_metrics
 from . import bases, fixes, refusals
 from .bases import Base
@@ -84,18 +84,6 @@ def metrics(engine: Engine, version: str, declared: Mapping[str, Mapping[str, An
     if saved := fixes.saved(cachedir):
         families += model_metrics.of_fixes(saved["pending"], _seconds(saved["at"]))
     return model_metrics.render(families)
-
-
-def write_public_file(path: str, text: str) -> int:
-    """
-    Write a world-readable file atomically. Return its size in bytes.
-
-    Raises:
-        DestinationUnwritable: The file cannot be written, or its path is not a regular file.
-    """
-    data = text.encode(errors="replace")
-    output.save(path, data)
-    return len(data)
 
 
 def _activity(status: Mapping[str, Any]) -> dict[str, Any]:
