@@ -119,6 +119,12 @@ def old_base(elf: Mapping[str, bytes]) -> bytes:
         file("var/lib/dpkg/status", status(("libcorp1", "1.0", ""), ("libkept1", "1.0", ""))),
         file("lib/apk/db/installed", apk(("libcorp1", "1.0-r0", "", "so:libcorp.so.1=1"))),
         file(RPM, rpm(("libcorp", "1.0-1", {}))),
+        file("usr/share/dotnet/shared/Microsoft.NETCore.App/6.0.25/x.dll", b"6"),
+        program("usr/bin/dotnet", "#!/bin/sh\nls /usr/share/dotnet/shared/Microsoft.NETCore.App/6.*\n"),
+        program("usr/lib/jvm/11/bin/java", "#!/bin/sh\nexit 0\n"),
+        file("usr/lib/jvm/11/release", b'JAVA_VERSION="11.0.21"\n'),
+        symlink("usr/bin/java", "../lib/jvm/11/bin/java"),
+        file("usr/lib/locale/locale-archive", b"\x09\x01\x02\xdede_DE.utf8\0fr_FR.utf8\0"),
         file("data/file", b"old"),
         file("libs/libmoved.so.1", elf["libmoved.so.1"]),
         file("opt/libs-1/libfound.so.1", elf["libfound.so.1"]),
@@ -147,6 +153,13 @@ def new_base(elf: Mapping[str, bytes]) -> bytes:
         file("var/lib/dpkg/status", status(("libcorp3", "3.0", ""), ("libkept1", "2.0", "Breaks: own-broken (<< 2)"))),
         file("lib/apk/db/installed", apk(("libcorp3", "3.0-r0", "", "so:libcorp.so.3=3"))),
         file(RPM, rpm(("libcorp", "3.0-1", {}))),
+        whiteout("usr/share/dotnet/shared/Microsoft.NETCore.App/6.0.25"),
+        file("usr/share/dotnet/shared/Microsoft.NETCore.App/8.0.1/x.dll", b"8"),
+        whiteout("usr/lib/jvm/11"),
+        program("usr/lib/jvm/17/bin/java", '#!/bin/sh\ncase "$*" in *UseConcMarkSweepGC*) exit 1;; esac\n'),
+        file("usr/lib/jvm/17/release", b'JAVA_VERSION="17.0.9"\n'),
+        symlink("usr/bin/java", "../lib/jvm/17/bin/java"),
+        file("usr/lib/locale/locale-archive", b"\x09\x01\x02\xdefr_FR.utf8\0"),
         file("data/file", b"new"),
         file("data/tool", b"tool"),
         whiteout("libs"),
@@ -169,6 +182,9 @@ def status(*packages: tuple[str, str, str]) -> bytes:
 def apk(*packages: tuple[str, str, str, str]) -> bytes:
     stanzas = (f"P:{name}\nV:{version}\nD:{needs}\np:{offers}\n" for name, version, needs, offers in packages)
     return "\n".join(stanzas).encode()
+
+
+FRAMEWORK = b'{"runtimeOptions": {"framework": {"name": "Microsoft.NETCore.App", "version": "6.0.0"}}}'
 
 
 def rpm(*packages: tuple[str, str, Mapping[str, str]]) -> bytes:
@@ -348,6 +364,24 @@ def cases(elf: Mapping[str, bytes]) -> dict[str, Case]:
             sleep,
             True,
         ),
+        "framework": Case(
+            "breaks",
+            ("runtime", "app/shop.runtimeconfig.json"),
+            (file("app/shop.dll", b"MZ\0"), file("app/shop.runtimeconfig.json", FRAMEWORK)),
+            ("/usr/bin/dotnet", "/app/shop.dll"),
+            False,
+        ),
+        "java-option": Case(
+            "breaks",
+            ("runtime", "java"),
+            own,
+            ("java", "-XX:+UseConcMarkSweepGC"),
+            False,
+            {"Env": ["PATH=/usr/bin:/bin"]},
+        ),
+        "java": Case("effective", ("", ""), own, ("java",), True, {"Env": ["PATH=/usr/bin:/bin"]}),
+        "locale": Case("impaired", ("environment", "LANG"), own, sleep, True, {"Env": ["LANG=de_DE.UTF-8"]}),
+        "locale-kept": Case("effective", ("", ""), own, sleep, True, {"Env": ["LANG=fr_FR.UTF-8"]}),
         "volume": Case("partly", ("volume", "/data"), own, sleep, True, {"Volumes": {"/data": {}}}),
     }
 

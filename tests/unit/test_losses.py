@@ -121,6 +121,7 @@ CASES = [
     Case("options", {}, ("sh",), ["breaks environment"], {"Env": ["OPTS=-Da=1 -Db=/opt/jdk-1/bin/java"]}),
     Case("crontab", {"etc/cron.d/x": b"*/5 * * * * root /opt/jdk-1/bin/java\n"}, ("sh",), ["impaired missing-path"]),
     Case("dispensable", {"app/bin/x": SCRIPT + b"cat /usr/share/man/corp.1 /run/utmp\n"}, ("/app/bin/x",), []),
+    Case("package-database", {"lib/apk/db/installed": b"P:x\nD:so:libx.so.1 /usr/bin/tool-1\n"}, ("sh",), []),
     Case("long-name", {"app/conf": b"/" + b"x" * 300 + b"/java\n"}, ("sh",), []),
     Case("url", {"app/conf": b"data=file:///usr/share/corp/data\n"}, ("sh",), ["impaired missing-path"]),
     Case(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ...linux.files import hex_digest
-from ...model.impact import accounts, modules, runtimes, view
+from ...model.impact import accounts, java, modules, runtimes, view
 from ...model.impact.accounts import RenumberedAccount
 from ...model.impact.elf import Elf
 from ...model.impact.modules import Module
@@ -204,6 +204,11 @@ class BaseChange:
                 if versions - (before.version_needs.get(name, frozenset()) if before else frozenset()):
                     needs.setdefault(name, []).append(path)
         return needs
+
+    @cached_property
+    def replaces_java(self) -> bool:
+        """True if the bundles change the version file of a Java home."""
+        return any(path.endswith(b"/" + java.RELEASE) for path in {*self.expected.paths, *self.losses.paths})
 
     def changes_packages(self, manager: str) -> bool:
         """True if the bundles change the database of a package manager, a key of ``databases.DATABASES``."""

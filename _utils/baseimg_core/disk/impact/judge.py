@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any
 
 from ...display import counted
 from ...model.impact import config as configs
-from ...model.impact import derived, runtimes, started, view
+from ...model.impact import derived, locales, runtimes, started
 from ...model.impact.config import ProcessConfig
 from ...model.impact.path_class import CODE, classify
 from ...model.impact.runtimes import Runtime
 from ...model.impact.verdict import Reason, Verdict, ranked
 from ...model.impact.view import FileUnreadable
-from ...model.packages import apk, dpkg_relations, rpm
-from ...model.packages.dpkg import InstalledPackage
-from ...model.packages.relations import BrokenRelation, HasPath, RelationInvalid
 from ...model.stack import overlay
 from ...model.stack.entry import Kind
-from ..packages import databases
-from .change import BaseChange, installed
+from .change import BaseChange
+from .managed import ManagedApplication
 from .own import LayerFiles, own_files
+from .relations import relation_reasons
 from .start import StartedPrograms
 from .texts import is_lost
 from .users import account_reasons
 from .view import LayeredView
 
 _EXAMPLES = 3
-_Packages: TypeAlias = Iterable[InstalledPackage]
-_BROKEN_RELATIONS: Mapping[
-    str, Callable[[_Packages, Mapping[str, InstalledPackage], HasPath], list[BrokenRelation]]
-] = {
-    "dpkg": lambda own, base, _has_path: dpkg_relations.broken_relations(own, base),
-    "apk": apk.broken_relations,
-    "rpm": rpm.broken_relations,
-}
 _MAX_OF_A_KIND = 50  # reasons that are listed for each code
 
 
@@ -87,7 +77,7 @@ class Judge:
             *image.accounts({*config.volumes, *(volumes or {})}),
         ]
         self.started |= image.started_files
-        reasons += [*image.derived(), *image.ghosts(), *image.relations()]
+        reasons += [*image.derived(), *image.ghosts(), *image.relations(), *image.managed(arguments, trials)]
         reasons += self._configuration(raw)
         reasons += self._volumes({**dict.fromkeys(config.volumes, ""), **(volumes or {})})
         return _bounded(ranked(reasons))
@@ -105,7 +95,7 @@ class Judge:
         losses = self._change.losses
         if losses.paths or losses.code or losses.runtimes or losses.hidden_sources or self._change.renumbered:
             return True
-        if self._change.restricted or self._change.version_needs or losses.symbols:
+        if self._change.restricted or self._change.version_needs or losses.symbols or self._change.replaces_java:
             return True
         return any(map(derived.is_source, self._change.expected.paths))
 
@@ -173,10 +163,12 @@ class _Image:
 
     def started(self, arguments: Sequence[str], trials: Sequence[Sequence[str]]) -> Iterator[Reason]:
         """Yield the reasons for the programs that the image or container starts, and those of its declared trials."""
-        own = [tuple(arguments)] if arguments else started.commands(self._config)
-        for command in [*own, *trials]:
+        for command in self._commands(arguments, trials):
             yield from self._start.command(command)
         yield from self._start.own_programs()
+
+    def _commands(self, arguments: Sequence[str], trials: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+        return [*([tuple(arguments)] if arguments else started.commands(self._config)), *trials]
 
     def loaded(self, paths: Collection[bytes]) -> Iterator[Reason]:
         """Yield the reasons for the application's own programs and libraries that a running process has loaded."""
@@ -222,6 +214,14 @@ class _Image:
             if lost:
                 text = f"points to {', '.join(lost)}, which is missing"
                 yield Reason(self._environment_verdict(name, lost), "environment", name, text)
+
+        yield from self._locales()
+
+    def _locales(self) -> Iterator[Reason]:
+        for name, locale in sorted(locales.named(self._config.environment).items()):
+            if _has_locale(self._old, locale) and not _has_locale(self._new, locale):
+                text = f"names the locale {locale}, which is missing"
+                yield Reason(Verdict.IMPAIRED, "environment", name, text)
 
     def _environment_verdict(self, name: str, lost: Sequence[str]) -> Verdict:
         """Return *breaks*, or *impaired* for a search path from which no started program is lost."""
@@ -280,23 +280,13 @@ class _Image:
 
     def relations(self) -> Iterator[Reason]:
         """Yield the reasons for package relations that the new base violates."""
-        for manager, broken_relations in _BROKEN_RELATIONS.items():
-            own = [path for path in databases.DATABASES[manager] if (node := self._new.lookup(path)) and node.own]
-            if not own or not self._change.changes_packages(manager):
-                continue
-            try:
-                old, new = self._change.packages(manager)
-                packages = installed(self._new, manager)
-                added = [package for name, package in packages.items() if old.get(name) != package]
-                before = set(broken_relations(added, old, partial(_has_path, self._old)))
-                violations = broken_relations(added, new, partial(_has_path, self._new))
-            except (FileUnreadable, RelationInvalid) as exc:
-                yield Reason(Verdict.NOT_CHECKED, "unreadable", overlay.path_text(own[0]), str(exc))
-                continue
-            for violation in violations:
-                if violation not in before:
-                    verdict = Verdict.PARTLY if violation.is_revision else Verdict.IMPAIRED
-                    yield Reason(verdict, "relation", violation.package, violation.text)
+        yield from relation_reasons(self._change, self._old, self._new)
+
+    def managed(self, arguments: Sequence[str], trials: Sequence[Sequence[str]]) -> Iterator[Reason]:
+        """Yield the reasons for the parts that run on .NET and Java; the arguments are those of :meth:`started`."""
+        application = ManagedApplication(self._change, self._old, self._new, self._config, self._start.files)
+        yield from application.frameworks(self._visible("texts"))
+        yield from application.classes(self._visible("archives"), self._commands(arguments, trials))
 
     def _visible(self, kind: str) -> Iterator[bytes]:
         """Yield the own files of one kind that no higher layer hides."""
@@ -385,8 +375,10 @@ class _Image:
                 yield Reason(Verdict.IMPAIRED, loss.code, overlay.path_text(path), loss.text)
 
 
-def _has_path(side: LayeredView, path: str) -> bool:
-    return view.resolve(side, path.encode("utf-8", "surrogateescape")) is not None
+def _has_locale(side: LayeredView, locale: str) -> bool:
+    names = locales.spellings(locale)
+    archive = side.content(locales.ARCHIVE, locales.ARCHIVE_NAMES)
+    return any(side.lookup(overlay.join(locales.DIRECTORY, name)) or name + b"\0" in archive for name in names)
 
 
 def _bounded(reasons: Sequence[Reason]) -> list[Reason]:

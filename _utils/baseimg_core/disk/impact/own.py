@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ...errors import LayerUnsupported
-from ...model.impact import derived, overrides, runtimes
+from ...model.impact import derived, java, overrides, runtimes
 from ...model.impact.runtimes import Runtime
 from ...model.stack import overlay
 from .layers import UNPACKED, Layers, Status
@@ -20,7 +20,10 @@ from .layers import UNPACKED, Layers, Status
 _MAX_TEXT = 1 << 16  # bytes; larger text files are not searched for paths
 _DOCUMENTATION = (b"usr/share/doc/", b"usr/share/man/", b"usr/share/info/", b"usr/share/locale/", b"usr/share/lintian/")
 # package managers own and rewrite these paths
-_UNSEARCHED = (*_DOCUMENTATION, b"var/lib/dpkg/", b"var/cache/", b"var/log/", b"var/lib/apt/", b"usr/share/zoneinfo/")
+_UNSEARCHED = (
+    *_DOCUMENTATION, b"var/lib/dpkg/", b"var/lib/apt/", b"lib/apk/", b"usr/lib/apk/", b"etc/apk/", b"var/lib/rpm/",
+    b"var/lib/dnf/", b"usr/lib/sysimage/", b"var/cache/", b"var/log/", b"usr/share/zoneinfo/",
+)  # fmt: skip
 _SOURCES = (b".py", b".pm", b".rb", b".js", b".so", b"/package.json")
 
 
@@ -38,6 +41,8 @@ class LayerFiles:
     scripts: list[bytes] = field(default_factory=list)
     #: Source files and extension modules of languages (:mod:`model.impact.modules`).
     sources: list[bytes] = field(default_factory=list)
+    #: Archives of Java's classes.
+    archives: list[bytes] = field(default_factory=list)
     #: Module directories and extension modules, each with its runtime.
     modules: list[tuple[bytes, Runtime]] = field(default_factory=list)
     #: Compiled modules of Node whose names do not contain their ABI.
@@ -127,6 +132,8 @@ def _add_code(files: LayerFiles, path: bytes, st: Status) -> None:
     is_text = st.st_size <= _MAX_TEXT and not path.startswith(_UNSEARCHED)
     if path.endswith(_SOURCES):
         files.sources.append(path)
+    if path.endswith(java.ARCHIVES):
+        files.archives.append(path)
     if st.st_mode & 0o111 or b".so" in path.rpartition(b"/")[2] or path.endswith(b".node"):
         files.programs.append(path)
         if is_text:

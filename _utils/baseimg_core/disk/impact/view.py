@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from ...model.impact import runtimes
+from ...model.impact import java, locales, runtimes
 from ...model.impact.elf import Elf
 from ...model.impact.overrides import ExpectedPaths
 from ...model.impact.view import FileUnreadable, ViewNode
@@ -62,8 +62,10 @@ def read_new_file(path: bytes, size: int, read: Callable[[int], bytes | memoryvi
     Returns:
         The dynamic section, the text, or the reason why the file cannot be read.
     """
-    if path in WHOLE:
+    if path in WHOLE or path.endswith(b"/" + java.RELEASE):
         return NewFile(text=_read(read, min(size, _MAX_WHOLE)))
+    if path == locales.ARCHIVE:
+        return NewFile(text=_read(read, min(size, locales.ARCHIVE_NAMES)))
     head = _read(read, min(size, len(MAGIC)))
     if head != MAGIC:
         return NewFile(text=head + _read(read, min(size, TEXT) - len(head)) if head[:2] == b"#!" else head)
