@@ -219,7 +219,7 @@ def value_of(raw: Mapping[str, Any], root: str = "") -> object:
         reason = " ".join(" ".join(map(str, listed)).split())[:_ERROR_LENGTH]
         raise ArgumentInvalid(
             f"pillar is incomplete, Salt could not render it: {reason}",
-            "mend the SLS file; salt-run pillar.show_pillar MINION shows the error",
+            "mend the SLS file, then saltutil.refresh_pillar; salt-run pillar.show_pillar MINION shows the error",
         )
     return _plain(raw.get("baseimg"))
 
