@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from baseimg_core import zstd
+from baseimg_core.disk.bundle import signature
 from baseimg_core.engine.roots import default_layers_roots
 from baseimg_core.linux import clock_sync, probe
 from baseimg_core.ops import doctor as ops_doctor
@@ -74,8 +75,9 @@ class TestReady:
         assert findings(node) == []
         lines = node.doctor()
         subjects = {line.split(None, 1)[1].partition(":")[0] for line in lines}
-        assert subjects >= {"Python", "Salt", "installation", "docker SDK", "zstd", "engine", "mount namespace"}
+        assert subjects >= {"Python", "Salt", "installation", "docker SDK", "zstd", "signatures", "engine"}
         assert subjects >= {"file system", "space", "clock", "top.sls", "trusted keys", "registries", "grain", "pillar"}
+        assert "mount namespace" in subjects
         assert all("\n" not in line for line in lines)
         assert node.minion.retcode == 0
         assert grain(node)["ready"] is True
@@ -103,6 +105,11 @@ class TestFindings:
     def test_no_docker_sdk(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "docker", None)
         assert "docker>=" in only(node, "docker SDK", "dependency-missing", "warning")["command"]
+
+    def test_no_cryptography(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(signature, "AVAILABLE", False)
+        missing = only(node, "signatures", "signature-unsupported", "warning")
+        assert "pip install 'cryptography'" in missing["command"]
 
     def test_a_file_system_without_a_feature(self, node: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         features = probe.Features(exchange=False, trusted_xattrs=True, unnamed_files=True, syncfs=True, reflink=False)

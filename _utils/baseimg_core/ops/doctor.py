@@ -68,6 +68,7 @@ def examine(node: MinionFacts) -> list[Check]:
         _installations(node),
         _docker_sdk(),
         _zstd(),
+        _signatures(),
         *check_top_files(node.file_roots),
     ]
     checks.append(_attempt("pillar", lambda: _pillar(node)))
@@ -169,6 +170,13 @@ def _zstd() -> Check:
         message = "zstandard is not installed; bundles are compressed with zstd by default"
         return Check("zstd", FAILED, message, "compression-unsupported", _pip("zstandard"))
     return Check("zstd", OK, "installed")
+
+
+def _signatures() -> Check:
+    if not bundle_signature.AVAILABLE:
+        message = "cryptography is not installed; signed bundles cannot be verified"
+        return Check("signatures", WARNING, message, "signature-unsupported", _pip("cryptography"))
+    return Check("signatures", OK, "installed")
 
 
 def check_top_files(file_roots: Mapping[str, Sequence[str]]) -> list[Check]:
