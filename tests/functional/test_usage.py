@@ -15,7 +15,9 @@ import pytest
 
 from baseimg_core.disk.store import lifetimes
 from baseimg_core.disk.store.generations import Store
-from baseimg_core.ops import prune
+from baseimg_core.engine import detect
+from baseimg_core.ops import bases, prune
+from baseimg_core.ops.containers import usage
 from tests.functional.lab import APP, BASE, BUSYBOX, NEW, NEWER, SLEEP, Lab
 from tests.functional.test_running import containers, only, start
 from tests.support import forks
@@ -306,6 +308,19 @@ class TestGrace:
     def test_a_wrong_one_is_refused(self, lab: Lab) -> None:
         lab.minion.configure(baseimg={"grace": -1})
         lab.refused("argument-invalid", "prune", BASE)
+
+
+def test_a_container_that_mounts_the_hosts_files_shows_its_own_root(lab: Lab) -> None:
+    """Agents mount ``/``, and with it the older content of other containers. A restart would change nothing."""
+    start(lab, "older")
+    show(lab, "12.1")
+    start(lab, "agent", binds=["/:/host:ro"])
+    assert sorted(containers(lab)["outdated"]) == ["agent", "older"]  # both keep the older content
+    engine = detect.connect(detect.declared({"kind": "docker", "address": lab.engine.url}))
+    (base,) = bases.locate_all(engine, BASE)
+    surveyed = usage.survey(engine, base, base.store.read())
+    names = {container.id: container.name for container in surveyed.listed}
+    assert {names[key]: number for key, number in surveyed.of_roots.items()} == {"agent": 1, "older": 0}
 
 
 def test_who_uses_it_is_asked_again_before_it_goes(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

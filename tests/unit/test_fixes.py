@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -268,6 +269,14 @@ def test_images_on_no_known_base_are_listed(node: NestNode) -> None:
     assert all(bases.locate(node.engine, OS).chain_id in other["chain_ids"] for other in others)
     with pytest.raises(BaseAbsent):
         ops_fixes.fixes(node.context, {}, "corp/none:1")
+
+
+def test_a_container_without_its_image_on_no_known_base(node: NestNode) -> None:
+    """It runs what no image on this node shows."""
+    container = Container(id="1", name="orphan", image_id="gone", pid=1, state="running")
+    node.engine.running = [container, replace(container, id="2", name="bare", image_id="")]
+    (error,) = ops_fixes.fixes(node.context, {})["errors"]
+    assert error == {"base": "", "error": "the image of container orphan was removed: create it again"}
 
 
 def test_the_short_form_and_the_numbers(node: NestNode, tmp_path: Path) -> None:

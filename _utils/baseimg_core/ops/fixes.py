@@ -63,6 +63,8 @@ def fixes(
             answers.append(_Answer(context, base, declaration, tuple(installed)).as_dict())
         except BaseimgError as exc:
             errors.append({"base": base.reference, "error": exc.message})
+    if name is None:
+        errors += _without_image(context.engine, {each["id"] for base in answers for each in base["containers"]})
     covered = {base.chain_id for base, _declaration in selected}
     others = (
         []
@@ -137,6 +139,14 @@ def _others(engine: Engine, covered: Collection[str], asked: Sequence[str]) -> l
             is_covered = len(chain_ids) < len(image.chain_ids)
             others.append({**other, **(_inventory(image.directories, asked) if asked and not is_covered else {})})
     return others
+
+
+def _without_image(engine: Engine, judged: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield an error for each container whose image was removed, and that is on no judged base: it cannot be judged."""
+    known = {image.id for image in engine.images()}
+    for container in engine.containers(True):
+        if container.image_id and container.image_id not in known and container.id not in judged:
+            yield {"base": "", "error": f"the image of container {container.name} was removed: create it again"}
 
 
 def _elsewhere(context: Context, asked: Sequence[str], errors: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
@@ -315,7 +325,7 @@ class _Answer:
             return every(effect.unknown("its image was removed: create the container again"))
         if own is None:
             return every(effect.unknown(_UNREAD))
-        number = self._usage.generations.get(container.id) if container.pid else self._record.current
+        number = self._usage.of_roots.get(container.id) if container.pid else self._record.current
         if number is None:
             return every(effect.unknown("it is not proven which content it has mounted: restart it"))
         effects: Mapping[str, Effect] = self._effects.of_item(image, (own.directory,), own.mounts, number)
@@ -358,7 +368,7 @@ class _Answer:
         if record.chain_id not in self._above:
             engine = self.context.engine
             base = bases.by_chain(engine, record.chain_id, record.reference, record.diff_ids)
-            self._above[record.chain_id] = usage.survey(engine, base, record).generations
+            self._above[record.chain_id] = usage.survey(engine, base, record).of_roots
         return self._above[record.chain_id]
 
     def _in_mounted(self, effects: Mapping[str, Effect], mounted: Generation) -> Mapping[str, Effect]:

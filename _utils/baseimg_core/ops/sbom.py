@@ -100,7 +100,7 @@ def _layers(engine: Engine, image: Image, container: Container | None) -> list[s
         visible = directory
         if container and container.pid and record:
             base = bases.by_chain(engine, record.chain_id, record.reference, image.diff_ids[:height])
-            number = usage.survey(engine, base, record).generations.get(container.id)
+            number = usage.survey(engine, base, record).of_roots.get(container.id)
             if number is None:
                 raise ArgumentInvalid(f"it is not proven which content of {record.reference} {container.name} shows")
             visible = store.path(record, number)

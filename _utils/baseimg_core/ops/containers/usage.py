@@ -43,6 +43,9 @@ class Use:
     possible: frozenset[int]
     #: False if a layer of the user cannot be resolved, so it may not use the base.
     is_certain: bool = True
+    #: The generations that the root of a container on the base may show. A container that mounts the host's files has
+    #: more generations mounted.
+    root: frozenset[int] = frozenset()
 
     @property
     def generation(self) -> int | None:
@@ -74,6 +77,12 @@ class Usage:
     def generations(self) -> dict[str, int | None]:
         """The generation of each running container on the base by ID; ``None`` if it is not proven."""
         return {use.container.id: use.generation for use in self.uses if use.container}
+
+    @property
+    def of_roots(self) -> dict[str, int | None]:
+        """As ``generations``, for the root alone: a container that mounts the host's files has more than it shows."""
+        visible = {use.container.id: use.root or use.possible for use in self.uses if use.container}
+        return {key: next(iter(numbers)) if len(numbers) == 1 else None for key, numbers in visible.items()}
 
     @property
     def users(self) -> dict[int, list[str]]:
@@ -221,11 +230,13 @@ class _Survey:
         mounted = {mount.device: mount for mount in inside}
         if by_engine and root:
             mounted[root.device] = root
-        possible = [self._possible(mount, generations) for mount in mounted.values()] or [self._everything]
+        possible = {key: self._possible(mount, generations) for key, mount in mounted.items()}
+        possible = possible or {"": self._everything}
         if by_engine or any(mount is root for mount in inside):
-            possible = [self._after_start(container, numbers) for numbers in possible]
+            possible = {key: self._after_start(container, numbers) for key, numbers in possible.items()}
+        of_root = possible.get(root.device if root else "", frozenset())
         self._usage.on_base.add(container.id)
-        self._usage.uses.append(Use(container.name, container, self._worst(possible)))
+        self._usage.uses.append(Use(container.name, container, self._worst([*possible.values()]), root=of_root))
         return {*mounted, *({root.device} if root else ())}
 
     def _worst(self, possible: list[frozenset[int]]) -> frozenset[int]:
