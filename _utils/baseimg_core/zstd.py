@@ -1,10 +1,19 @@
-"""Zstandard compression: Python's own module (Python 3.14 and newer), else the package ``zstandard``."""
+"""
+Zstandard compression: Python's own module (Python 3.14 and newer), else the package ``zstandard``.
+
+Also the errors of gzip, which Python always has.
+"""
 
 from __future__ import annotations
 
 import functools
+import gzip
 import importlib
+import zlib
 from typing import Any, BinaryIO, Protocol, cast
+
+#: The exceptions that a gzip reader raises for damaged input.
+GZIP_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error)
 
 _WINDOW_LOG = 27  # log2 of the memory in bytes that a frame may need
 _LEAST_DICTIONARY = 8  # bytes; both libraries refuse shorter ones

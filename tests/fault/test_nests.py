@@ -151,7 +151,7 @@ def test_the_space_of_masks_is_planned(node: NestNode) -> None:
     with contextlib.ExitStack() as stack:
         catalogue = plan.Catalogue(node.context, node.goal(OS, "2").bundles, stack)
         steps = plan.plan_route(record, "2", catalogue)
-        nest = Nest(node.context, base, record, {catalogue.manifest("2").target.chain_id})
+        nest = Nest.read(node.context, base, record, {catalogue.manifest("2").target.chain_id})
         judge = verdicts.build_image_judge(node.context, nest, steps, catalogue)
         planned = [mask_space.needed(nest, steps, catalogue, known) for known in (judge, None)]
     node.converge(OS, "2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from baseimg_core.errors import BaseAbsent, BaseimgError, SpaceExhausted, Versio
 from baseimg_core.model.containers.policy import ContainerPolicy
 from baseimg_core.ops import bases, converge, several_bases
 from baseimg_core.ops import hold as ops_hold
-from baseimg_core.ops.preview import Goal
+from baseimg_core.ops.preview import Goal, Preview
 from baseimg_core.ops.several_bases import Return
 from tests.support.kernel import differences
 from tests.support.nests import NestNode, files
@@ -65,6 +66,21 @@ def test_both_change_and_return(node: NestNode, order: tuple[str, str]) -> None:
     back = several_bases.roll_back(node.context, returns, "not wanted")
     assert (back["from"], back["to"], len(back["holds"])) == ("2,2", "1,1", 2)
     assert differences(node.view(APP), before) == []
+
+
+def test_a_plan_previews_each_base_once(node: NestNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(Preview, "__init__", _counting(Preview.__init__, made))
+    several_bases.plan(node.context, goals(node, os="2", java="2"))
+    assert len(made) == 2
+
+
+def _counting(function: Callable[..., None], calls: list[object]) -> Callable[..., None]:
+    def counted(*arguments: Any) -> None:
+        calls.append(arguments)
+        function(*arguments)
+
+    return counted
 
 
 def test_what_one_cannot_reach_changes_none(node: NestNode) -> None:

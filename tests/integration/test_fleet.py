@@ -16,24 +16,21 @@ from tests.support import images
 from tests.support.daemons import Daemons, Master, Reply
 from tests.support.engine import Engine
 from tests.support.images import ImageSpec
+from tests.support.salt_fleet import BASE, KEPT, NEW, OLD, SYSTEM, TARGET
 from tests.support.sources import REPO
 
 pytestmark = pytest.mark.integration
 
 NODES = ("node1", "node2")
 BUILDER = NODES[0]
-BASE, TARGET = "corp/base:12.0", "corp/base:12.1"
 APPS = ("corp/app:1", "corp/other:1")
 ELSEWHERE = "corp/elsewhere:1"
-KEPT = "kept:system"  # keeps the lowest layer, whose unpacking is most of a load
-OLD, NEW = "12.0", "12.1"
 
 
 def version_layer(version: str, *more: images.Member) -> bytes:
     return images.layer_tar([images.directory("etc"), images.file("etc/version", version.encode()), *more])
 
 
-SYSTEM = images.layer_tar(images.busybox_members())
 BASE_LAYERS = [SYSTEM, version_layer(OLD, images.file("etc/old"))]
 TARGET_LAYERS = [*BASE_LAYERS, version_layer(NEW, images.whiteout("etc/old"), images.file("etc/new"))]
 BASE_IMAGES = [

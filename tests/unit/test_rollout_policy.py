@@ -202,7 +202,7 @@ class TestWindow:
         ({"window": "night"}, "rollout:window"),
         ({"window": {"from": "22:00", "to": "04:00", "cutoff": 6 * 3600}}, "rollout:window:cutoff"),
         ({"windows": {"r1": {"from": "22:00", "to": "04:00"}}}, "rollout:group_by"),
-        ({"windows": {"r1": None}, "group_by": "rack"}, "rollout:windows:r1"),
+        ({"windows": {"r1": None}, "group_by": "rack"}, "rollout:windows:r1:from"),
         ({"windows": [1], "group_by": "rack"}, "rollout:windows"),
         ({"waves": "groups"}, "rollout:group_by"),
         ({"waves": [{"group": "r1"}]}, "rollout:group_by"),

@@ -51,6 +51,10 @@ class Image:
         """The chain ID of each layer, bottom first. The last one is the chain ID of the image."""
         return ids.chain_ids(self.diff_ids)
 
+    def layers_above(self, height: int) -> tuple[str, ...]:
+        """Return the directories of the layers above the lowest ``height`` layers, uppermost first."""
+        return tuple(reversed(self.directories[height:]))
+
     def height(self, chain_id: str) -> int:
         """Return the number of layers of the base ``chain_id``; 0 if the image is not built on it."""
         chain = self.chain_ids

@@ -5,14 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import zlib
 from typing import BinaryIO
 
 from .. import zstd
 from .packed import TarDamaged
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-_DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)
 
 
 def is_compressed(head: bytes) -> bool:
@@ -26,7 +24,7 @@ class HashingReader(io.RawIOBase):
     def __init__(
         self,
         stream: io.BufferedIOBase | io.RawIOBase | BinaryIO,
-        damaged: tuple[type[Exception], ...] = _DAMAGED,
+        damaged: tuple[type[Exception], ...] = zstd.GZIP_ERRORS,
         is_hashed: bool = True,
     ) -> None:
         """

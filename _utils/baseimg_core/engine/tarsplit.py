@@ -30,7 +30,8 @@ from ..model.stack.overlay import WHITEOUT_PREFIX
 from ..model.stack.packed import PackedLayer
 from .packed import TarDamaged, read_layer
 
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error, tarfile.TarError)
+_RECORD_ERRORS = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error)
+_DAMAGED = (*_RECORD_ERRORS, tarfile.TarError)
 #: A path of the layer is missing, or was replaced by a symlink, a directory, or a file in place of a parent
 REPLACED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 
@@ -220,7 +221,7 @@ def _items(record: str) -> Iterator[dict[str, Any]]:
                 if item["type"] not in (1, 2) or not isinstance(item.get("size", 0), int) or item.get("size", 0) < 0:
                     raise ValueError(f"unknown item {item!r}")
                 yield item
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as exc:
+    except _RECORD_ERRORS as exc:
         raise _RecordDamaged(f"{record}: {exc}") from exc
 
 

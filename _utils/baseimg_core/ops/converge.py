@@ -253,7 +253,7 @@ class Convergence:
             ops_hold.check_not_held(self.base, self.version)
         steps = self.plan_from_sound(record)
         swap.check_preconditions(self.context, self.base, record, steps)
-        return Nest(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
+        return Nest.read(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
 
     def plan_from_sound(self, record: Record) -> Plan:
         """
@@ -280,7 +280,7 @@ class Convergence:
         live = record.live
         damage = "" if self.repair else known_damage(record, self.version, self.catalogue)
         is_declared = confirmed(record, self.version, self.catalogue) is live or (damage and record.current)
-        nest = Nest(self.context, self.base, record)
+        nest = Nest.read(self.context, self.base, record)
         if not is_declared or not (nest.is_right_over_lower(live) and nest.are_uppers_right()):
             return None
         restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
@@ -312,7 +312,7 @@ class Convergence:
             check_staging(self.context, self.base, record, steps, self.catalogue)
             number = steps.generation.number if steps.generation else None
             restart.plan_restarts(self.context.engine, self.base, record, self.policy, number)  # refuses what it cannot
-            nest = Nest(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
+            nest = Nest.read(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:
                 self.judged = verdicts.check_verdicts(self.context, self.base, judge)

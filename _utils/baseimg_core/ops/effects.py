@@ -202,7 +202,7 @@ class LiveEffects:
         key = (*own, *sorted(every))
         files = self._versions.setdefault(key, UpdatedFiles(packages, self.stack, version, {}))
         try:
-            over = (*upper, *reversed(image.directories[height:]))
+            over = (*upper, *image.layers_above(height))
             view = self._view(image, upper)
             hidden = files.hidden_in(over) | files.below(volumes, view) | files.read_elsewhere(over, view)
             return _effects(files, dict.fromkeys(hidden | files.not_from(own, version), ""), ())
@@ -238,7 +238,7 @@ class LiveEffects:
         self, files: UpdatedFiles, image: Image, upper: Sequence[str], volumes: Iterable[str]
     ) -> Mapping[bytes, str]:
         """Return the updated files that an image or a container hides, with the base that hides them."""
-        own = tuple(reversed(image.directories[len(self._base.diff_ids) :]))
+        own = image.layers_above(len(self._base.diff_ids))
         hidden = dict.fromkeys(files.hidden_in((*upper, *own)), "")
         for height, masking in self._masking(image):
             layers = tuple(reversed(image.directories[len(self._base.diff_ids) : height]))

@@ -265,7 +265,7 @@ class _Answer:
         return [container for container in self._usage.listed if container.id in self._usage.on_base]
 
     def _image(self, image: Image, awaited: _Awaited | None) -> dict[str, Any]:
-        own = image.directories[: len(self.base.diff_ids) - 1 : -1]
+        own = image.layers_above(len(self.base.diff_ids))
         return {
             "image": image.name,
             "id": image.id,
@@ -279,7 +279,7 @@ class _Answer:
         image = next((image for image in self._effects.images if image.id == container.image_id), None)
         own = own_files(self.context.engine, container, image.config) if image else None
         upper, volumes = ((own.directory,), own.mounts) if own else ((), ())
-        layers = (*upper, *image.directories[: len(self.base.diff_ids) - 1 : -1]) if image else ()
+        layers = (*upper, *image.layers_above(len(self.base.diff_ids))) if image else ()
         unread = "" if own else _UNREAD
         older = self._older_above(container, image) if image and container.pid else ""
         effects = self._container_effects(container, image, own, older)

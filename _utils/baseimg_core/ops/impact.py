@@ -88,7 +88,7 @@ def _impact(context: Context, base: Base, declared: DeclaredBundles | None) -> d
         if declared:
             unread = declared.version or "the version of this delta"
             new, target = _declared_changes(context, stack, record, base, declared)
-            nest = Nest(context, base, record, [target])
+            nest = Nest.read(context, base, record, [target])
             masking = Masking(context, nest, Plan(new.version), target, new)
             kept, masked = masking.kept(), masking.masked()
     unchanged = {image for effect in kept for image in effect["images"]}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from ..context import Context
@@ -52,14 +52,36 @@ class Nest:
     def __init__(
         self,
         context: Context,
+        changing: NestedBase,
+        lower: Sequence[NestedBase],
+        versions: Collection[str],
+        simulated: Mapping[str, Record],
+        audits: dict[str, Audit],
+    ) -> None:
+        """
+        Args:
+            context: The context of the operation.
+            changing: The base that changes.
+            lower: The bases below it that have a record.
+            versions: Chain IDs of images that are versions of the base.
+            simulated: Records to use in place of those on disk, by layer directory.
+            audits: The comparisons of this operation, by layer directory.
+        """
+        self._context, self.changing, self.lower = context, changing, lower
+        self._versions, self._simulated, self._audits = versions, simulated, audits
+
+    @classmethod
+    def read(
+        cls,
+        context: Context,
         base: Base,
         record: Record,
         versions: Collection[str] = (),
         simulated: Mapping[str, Record] | None = None,
         audits: dict[str, Audit] | None = None,
-    ) -> None:
+    ) -> Nest:
         """
-        Read the records of the nest.
+        Read the records of a nest: those below the base now, those above it on first use.
 
         Args:
             context: The context of the operation.
@@ -72,13 +94,12 @@ class Nest:
         Raises:
             RecordInvalid, ContentUnknown: The record of a base in the nest does not match the disk.
         """
-        self._context = context
-        self._versions = {*versions, *nests.versions(record)} - {base.chain_id, ""}
-        self._simulated = simulated or {}
-        self._audits = {} if audits is None else audits
-        self.lower = self._read_lower(base)
-        below = {chain_id for member in self.lower for chain_id in nests.versions(member.record)}
-        self.changing = NestedBase(base, record, base.chain_id in below)
+        simulated, audits = simulated or {}, {} if audits is None else audits
+        lower = _read_lower(context, base, simulated)
+        below = {chain_id for member in lower for chain_id in nests.versions(member.record)}
+        changing = NestedBase(base, record, base.chain_id in below)
+        own_versions = {*versions, *nests.versions(record)} - {base.chain_id, ""}
+        return cls(context, changing, lower, own_versions, simulated, audits)
 
     @functools.cached_property
     def upper(self) -> list[NestedBase]:
@@ -285,18 +306,6 @@ class Nest:
         self._check_lower(member)
         return nests.simulate(member.record, masks.like(generation, needed, self._context.by))
 
-    def _read(self, layer: str) -> Record | None:
-        # a copy: a plan that fails must not change what other plans simulate
-        return copy.deepcopy(self._simulated.get(layer)) or Store(layer).read()
-
-    def _read_lower(self, base: Base) -> list[NestedBase]:
-        """Return the bases below that have a record."""
-        engine, members = self._context.engine, []
-        for directory in base.lower:
-            if record := self._read(os.path.dirname(directory)):
-                members.append(NestedBase(bases.by_chain(engine, record.chain_id, record.reference), record))
-        return members
-
     def _read_upper(self, base: Base, versions: Collection[str]) -> list[NestedBase]:
         engine = self._context.engine
         members: dict[str, NestedBase] = {}
@@ -310,7 +319,7 @@ class Nest:
                 if directory == base.directory or directory in base.lower or directory in members:
                     continue
                 is_version = chain_id in versions
-                record = self._read(os.path.dirname(directory))
+                record = _read_record(os.path.dirname(directory), self._simulated)
                 if record:
                     upper = bases.by_chain(engine, chain_id, record.reference)
                     members[directory] = NestedBase(upper, record, is_version)
@@ -415,6 +424,20 @@ class Nest:
                 if below.record.generations[number].inode > 0:
                     self._audit(below).is_sound(below.record, number)
             _check_known(below, member, below is not self.changing)
+
+
+def _read_record(layer: str, simulated: Mapping[str, Record]) -> Record | None:
+    # a copy: a plan that fails must not change what other plans simulate
+    return copy.deepcopy(simulated.get(layer)) or Store(layer).read()
+
+
+def _read_lower(context: Context, base: Base, simulated: Mapping[str, Record]) -> list[NestedBase]:
+    """Return the bases below that have a record."""
+    members = []
+    for directory in base.lower:
+        if record := _read_record(os.path.dirname(directory), simulated):
+            members.append(NestedBase(bases.by_chain(context.engine, record.chain_id, record.reference), record))
+    return members
 
 
 def _layer(member: NestedBase) -> str:

@@ -84,27 +84,80 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
     Returns:
         The result of ``baseimg.plan``.
     """
+    return plan_all(context, [goal], earlier)[0]
+
+
+def plan_all(context: Context, goals: Sequence[Goal], earlier: Sequence[Goal] = ()) -> list[dict[str, Any]]:
+    """
+    Return the changes that converges of several bases, one after the other, would make; as :func:`plan` for each.
+
+    Raises:
+        BaseimgError: A base of ``goals`` cannot reach its version.
+    """
     with contextlib.ExitStack() as stack:
-        simulated: dict[str, Record] = {}
-        differences: dict[str, BaseDifference] = {}
-        restarted: set[str] = set()
-        for before in earlier:
+        run = _SimulatedRun(context, stack)
+        for goal in earlier:
             with contextlib.suppress(BaseimgError):  # its own converge reports the error, and changes nothing
-                for preview in previews(context, before, stack, simulated, differences):
-                    preview.check_preconditions()
-                    restarted.update(*preview.plan_restarts()["batches"])
-                    if own := preview.masking.own:
-                        differences[preview.base.chain_id] = own
-                    simulated.update(preview.simulate())
-        planned_bases, results = [], []
-        for preview in previews(context, goal, stack, simulated, differences):
+                run.converge(goal)
+        return [run.plan(goal, goal is goals[-1]) for goal in goals]
+
+
+@dataclass(frozen=True, slots=True)
+class _Effects:
+    """The effects of a simulated converge that later converges of the run see."""
+
+    #: The chain ID of the base.
+    chain_id: str
+    #: The names of the containers that restart, by batch.
+    batches: Sequence[Sequence[str]]
+    #: The changes to the base; ``None`` if they are unknown.
+    difference: BaseDifference | None
+
+    @classmethod
+    def of(cls, preview: Preview) -> _Effects:
+        """Return the effects of a preview that is not simulated yet."""
+        return cls(preview.base.chain_id, preview.plan_restarts()["batches"], preview.masking.own)
+
+
+class _SimulatedRun:
+    """A run of converges on records in memory."""
+
+    def __init__(self, context: Context, stack: contextlib.ExitStack) -> None:
+        self._context, self._stack = context, stack
+        self._records: dict[str, Record] = {}
+        self._differences: dict[str, BaseDifference] = {}
+        self._restarted: set[str] = set()
+
+    def converge(self, goal: Goal) -> None:
+        """Simulate a converge without its result."""
+        for preview in self._previews(goal):
+            preview.check_preconditions()
+            self._note(_Effects.of(preview))
+            self._records.update(preview.simulate())
+
+    def plan(self, goal: Goal, is_last: bool) -> dict[str, Any]:
+        """Simulate a converge, and return its changes. After the last converge, no effects are noted."""
+        planned_bases, results, effects = [], [], []
+        for preview in self._previews(goal):
             planned_bases.append(preview.base)
-            results.append(preview.result(restarted))
-            simulated.update(preview.simulate())  # a mask that cannot be made is an error
+            results.append(preview.result(self._restarted))
+            if not is_last:
+                effects.append(_Effects.of(preview))
+            self._records.update(preview.simulate())  # a mask that cannot be made is an error
+        for each in effects:
+            self._note(each)
         merged = declared_bases.merge(planned_bases, results)
         if goal.keep is None:
             return merged
-        return {**merged, "pruned": prune.preview_after_change(context, planned_bases, simulated, goal.keep)}
+        return {**merged, "pruned": prune.preview_after_change(self._context, planned_bases, self._records, goal.keep)}
+
+    def _previews(self, goal: Goal) -> Iterator[Preview]:
+        return previews(self._context, goal, self._stack, self._records, self._differences)
+
+    def _note(self, effects: _Effects) -> None:
+        self._restarted.update(*effects.batches)
+        if effects.difference:
+            self._differences[effects.chain_id] = effects.difference
 
 
 def previews(
@@ -194,7 +247,7 @@ class Preview:
         self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
         held = Plan(goal.version, self.record.live) if self.hold else None
         self._steps = held or change.plan_from_sound(self.record)  # a hold is found first, as by the converge
-        self._nest = Nest(context, base, self.record, targets(self._steps, self._catalogue), simulated)
+        self._nest = Nest.read(context, base, self.record, targets(self._steps, self._catalogue), simulated)
         self._judge = (
             None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
         )

@@ -74,14 +74,14 @@ def _swap_back(
         done = swap.result_of(context, base, initial, None, RestartOutcome(policy.mode, started=started))
         return {**done, "holds": bases.active_holds(base)}
     audits = {base.store.layout.layer: audit}
-    nest = Nest(context, base, record, audits=audits)
+    nest = Nest.read(context, base, record, audits=audits)
     target = _check_rollback(context, base, record, to, audit)
     restart.plan_restarts(context.engine, base, record, policy, target.number)  # refuses what it cannot
     nest.check_sources(nests.content(target))
 
     def read_locked() -> Nest:
         context.admit()
-        return Nest(context, base, base.store.recover() or bases.pristine_record(base), audits=audits)
+        return Nest.read(context, base, base.store.recover() or bases.pristine_record(base), audits=audits)
 
     with nest_locks.locked(context, nest, read_locked) as nest:
         record = nest.changing.record

@@ -49,12 +49,9 @@ def plan(context: Context, goals: Sequence[Goal], earlier: Sequence[Goal] = ()) 
     """
     if len(goals) == 1:
         return preview.plan(context, goals[0], earlier)
-    ordered = _in_order(context, goals)
-    planned = {
-        goal.name: preview.plan(context, replace(goal, keep=None), [*earlier, *ordered[:number]])
-        for number, goal in enumerate(ordered)
-    }
-    return _joined(goals, planned)
+    ordered = [replace(goal, keep=None) for goal in _in_order(context, goals)]
+    planned = preview.plan_all(context, ordered, earlier)
+    return _joined(goals, {goal.name: result for goal, result in zip(ordered, planned, strict=True)})
 
 
 def converge(context: Context, goals: Sequence[Goal], admit_later: Callable[[], None]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def trial(context: Context, name: str, declared: DeclaredBundles, image: str, re
             version = bundle.manifest.target.version
             catalogue = Catalogue(context, {version: source}, stack, {version: bundle})
         base = _base_below(context.engine, name, declared.chain_id, tried, catalogue, version)
-        nest = Nest(context, base, base.store.read() or bases.initial_record(context.engine, base))
+        nest = Nest.read(context, base, base.store.read() or bases.initial_record(context.engine, base))
         nest = stack.enter_context(nest_locks.locked(context, nest, lambda: _read_locked(context, base)))
         record = nest.changing.record
         known = set(record.generations)
@@ -83,4 +83,4 @@ def _base_below(
 
 
 def _read_locked(context: Context, base: Base) -> Nest:
-    return Nest(context, base, base.store.recover() or bases.initial_record(context.engine, base))
+    return Nest.read(context, base, base.store.recover() or bases.initial_record(context.engine, base))

@@ -259,7 +259,7 @@ class ImageJudge:
         return databases.files(self._change.pristine, packages.manager, packages.changed)
 
     def _own(self, image: Image) -> tuple[str, ...]:
-        return tuple(reversed(image.directories[self._height :]))
+        return image.layers_above(self._height)
 
     def _judged(
         self,

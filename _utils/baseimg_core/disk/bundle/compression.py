@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import zlib
 from typing import BinaryIO, cast
 
 from ... import zstd
@@ -20,8 +19,8 @@ _GZIP_LEVEL = 6
 
 def errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that the readers raise for damaged input."""
-    own = (EOFError, gzip.BadGzipFile, zlib.error)
-    return (*own, library.error) if (library := zstd.library()) else own
+    library = zstd.library()
+    return (*zstd.GZIP_ERRORS, library.error) if library else zstd.GZIP_ERRORS
 
 
 def check_compression(compression: str) -> None:

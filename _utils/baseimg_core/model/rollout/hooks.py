@@ -32,7 +32,7 @@ class Hook:
         )
 
 
-def parse_hook(raw: object, key: str) -> Hook | None:
+def parse_hook(raw: object, key: str) -> Hook:
     """
     Parse a hook.
 
@@ -41,13 +41,11 @@ def parse_hook(raw: object, key: str) -> Hook | None:
         key: its key, for messages.
 
     Returns:
-        The hook; ``None`` if nothing is declared.
+        The hook.
 
     Raises:
         ArgumentInvalid: the value is invalid.
     """
-    if raw is None:
-        return None
     declared = fields(raw, _KEYS, key)
     function = validation.text(declared.get("function"), f"{key}:function")
     timeout = seconds(declared.get("timeout", 60), f"{key}:timeout", 1)

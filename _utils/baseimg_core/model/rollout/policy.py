@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..policy import pillar, validation
 from ..policy.validation import wrong
@@ -14,6 +14,8 @@ from .gates import ServiceGate, parse_gates
 from .hooks import Hook, parse_hook
 from .targets import Target, fields, parse_target, seconds, target_part
 from .windows import Window, parse_window, parse_windows
+
+_T = TypeVar("_T")
 
 HALT, ROLLBACK = "halt", "rollback"
 WAIT, SKIP = "wait", "skip"
@@ -189,14 +191,19 @@ def parse(raw: Mapping[str, Any]) -> RolloutPolicy:
         soak=seconds(raw["soak"], "rollout:soak", 0),
         gates=parse_gates(raw["gate"], "rollout:gate"),
         gate_interval=seconds(raw["gate_interval"], "rollout:gate_interval", 1),
-        before_node=parse_hook(raw["before_node"], "rollout:before_node"),
-        after_node=parse_hook(raw["after_node"], "rollout:after_node"),
+        before_node=_optional(parse_hook, raw, "before_node"),
+        after_node=_optional(parse_hook, raw, "after_node"),
         on_failure=raw["on_failure"],
-        window=parse_window(raw["window"], "rollout:window"),
+        window=_optional(parse_window, raw, "window"),
         windows=parse_windows(raw["windows"], "rollout:windows"),
         timeout=seconds(raw["timeout"], "rollout:timeout", 1),
         keep_records=validation.whole_number(raw["keep_records"], "rollout:keep_records", "a number, 1 or more", 1),
     )
+
+
+def _optional(parse_value: Callable[[object, str], _T], raw: Mapping[str, Any], key: str) -> _T | None:
+    """Parse a key of the policy; ``None`` if nothing is declared."""
+    return None if raw[key] is None else parse_value(raw[key], f"rollout:{key}")
 
 
 def _group_by(raw: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class Window:
         return (weekday in self.days and minute >= self.start) or ((weekday - 1) % 7 in self.days and minute < self.end)
 
 
-def parse_window(raw: object, key: str) -> Window | None:
+def parse_window(raw: object, key: str) -> Window:
     """
     Parse a window.
 
@@ -55,13 +55,11 @@ def parse_window(raw: object, key: str) -> Window | None:
         key: its key, for messages.
 
     Returns:
-        The window; ``None`` if nothing is declared.
+        The window.
 
     Raises:
         ArgumentInvalid: the value is invalid.
     """
-    if raw is None:
-        return None
     declared = fields(raw, _KEYS, key)
     days = declared.get("days", list(DAYS))
     if not isinstance(days, list | tuple) or not days or not all(day in DAYS for day in days):
@@ -90,10 +88,7 @@ def parse_windows(raw: object, key: str) -> dict[str, Window]:
         ArgumentInvalid: the value is invalid.
     """
     declared = validation.mapping({} if raw is None else raw, key, "a mapping from groups to windows")
-    windows = {str(group): parse_window(value, f"{key}:{group}") for group, value in declared.items()}
-    if absent := [group for group, window in windows.items() if window is None]:
-        raise wrong(f"{key}:{absent[0]}", None, "a window with 'from' and 'to'")
-    return {group: window for group, window in windows.items() if window}
+    return {str(group): parse_window(value, f"{key}:{group}") for group, value in declared.items()}
 
 
 def closed_groups(
