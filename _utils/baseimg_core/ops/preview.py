@@ -89,7 +89,15 @@ def plan(context: Context, goal: Goal, earlier: Sequence[Goal] = ()) -> dict[str
 
 def plan_all(context: Context, goals: Sequence[Goal], earlier: Sequence[Goal] = ()) -> list[dict[str, Any]]:
     """
-    Return the changes that converges of several bases, one after the other, would make; as :func:`plan` for each.
+    Return the changes that converges of several bases would make, one after the other. Changes nothing.
+
+    Args:
+        context: The context of the operation.
+        goals: The declared bases, in the order of their converges.
+        earlier: Goals that the same run converges before, in this order.
+
+    Returns:
+        The result of :func:`plan` for each goal.
 
     Raises:
         BaseimgError: A base of ``goals`` cannot reach its version.
