@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +22,9 @@ from ...model.stack.entry import Kind
 from ..packages import databases
 from ..stack.directories import Stack
 from .layers import UNPACKED, Layers
-from .view import BaseAfterBundles, BaseOnDisk, LayeredView
+from .view import TEXT, BaseAfterBundles, BaseOnDisk, LayeredView
 
+_WORDS = re.compile(rb"[\w.+@-]+")
 _CAPABILITY = "security.capability"
 
 
@@ -70,6 +72,7 @@ class BaseChange:
         self.old = BaseOnDisk(pristine, layers)
         self.new = new
         self.memory: dict[bytes, Elf | str | None] = {}
+        self._concerned: dict[bytes, bool] = {}
         self._packages: dict[str, tuple[Mapping[str, InstalledPackage], Mapping[str, InstalledPackage]]] = {}
         self.old_view, self.new_view = self.views(())
 
@@ -209,6 +212,33 @@ class BaseChange:
     def replaces_java(self) -> bool:
         """True if the bundles change the version file of a Java home."""
         return any(path.endswith(b"/" + java.RELEASE) for path in {*self.expected.paths, *self.losses.paths})
+
+    @cached_property
+    def _lost_words(self) -> set[bytes]:
+        """The names of lost files, and the last words of the names of lost modules."""
+        ends = (re.findall(r"\w+", module.name)[-1:] for module in self.losses.modules)
+        return {*self.losses.by_name, *(word.encode() for words in ends for word in words)}
+
+    def concerns(self, real: bytes) -> bool:
+        """True if the beginning of a file in a layer has a word that a lost file or module has; cached."""
+        if real not in self._concerned:
+            self._concerned[real] = self._has_lost_word(real)
+        return self._concerned[real]
+
+    def _has_lost_word(self, real: bytes) -> bool:
+        try:
+            with open(real, "rb") as file:
+                text = file.read(TEXT)
+        except OSError:
+            return True  # the caller reads the file through the view, and has the error
+        if b"\0" in text:
+            return False
+        if self.restricted and b"/" in text:
+            return True
+        words = _WORDS.findall(text)
+        return not self._lost_words.isdisjoint(
+            [*words, *(word.rstrip(b".") for word in words), *re.findall(rb"\w+", text)]
+        )
 
     def changes_packages(self, manager: str) -> bool:
         """True if the bundles change the database of a package manager, a key of ``databases.DATABASES``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -288,12 +288,13 @@ class _Image:
         yield from application.frameworks(self._visible("texts"))
         yield from application.classes(self._visible("archives"), self._commands(arguments, trials))
 
-    def _visible(self, kind: str) -> Iterator[bytes]:
-        """Yield the own files of one kind that no higher layer hides."""
+    def _visible(self, kind: str, concerns: Callable[[bytes], bool] | None = None) -> Iterator[bytes]:
+        """Yield the own files of one kind that no higher layer hides, and whose real path is of concern."""
         for layer, files in zip(self._layers, self._walked, strict=True):
             root = layer.encode("utf-8", "surrogateescape")
             for path in getattr(files, kind):
-                if self._old.realpath(path) == overlay.join(root, path):
+                real = overlay.join(root, path)
+                if (concerns is None or concerns(real)) and self._old.realpath(path) == real:
                     yield path
 
     def _is_executable(self, path: bytes) -> bool:
@@ -362,12 +363,10 @@ class _Image:
                 yield from self._start.own_needs(path)
 
     def _texts(self) -> Iterator[Reason]:
-        for path in (*self._visible("texts"), *self._visible("scripts")):
+        for path in (*self._visible("texts", self._change.concerns), *self._visible("scripts", self._change.concerns)):
             if path in self._start.files:
                 continue
             try:
-                if self._new.elf(path):
-                    continue
                 losses = list(self._start.texts.losses(path))
             except FileUnreadable:
                 continue
