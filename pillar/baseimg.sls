@@ -30,6 +30,7 @@
 #         probe:
 #           - {match: 'shop-*', url: 'http://127.0.0.1:8080/health'}
 #         on_failure: rollback
+#       live: [/etc/ssl/certs/ca-certificates.crt]   optional: data files that reach running containers without a restart
 #       keep: 1                  optional: contents that stay beside the live and the pristine one (docs/operating/containers.md)
 #       missing: ok              optional: 'fail' makes a node without this base an error
 #   builds:                      the bundles of the build machine (salt/baseimg/build.sls)

@@ -104,6 +104,12 @@ def test_states_requisites_and_arguments_are_sound(minion: Minion, specs: dict[s
             assert given <= set(specs[function]["args"])
 
 
+def test_live_paths_reach_the_policy_for_containers(minion: Minion) -> None:
+    declared = {"baseimg": {"bases": {BASE: {"version": "12.1", "live": ["/etc/services"]}}}}
+    bases = _arguments(show(minion, "baseimg", declared))
+    assert bases[BASE]["containers"] == {"mode": "keep", "live": ["/etc/services"]}
+
+
 def _arguments(states: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return name -> arguments of every state."""
     arguments_by_state = {}
@@ -191,7 +197,7 @@ class TestPillar:
             assert example.modules["baseimg.declared"](what)
         base = pillar["baseimg"]["bases"][BASE]
         assert set(base) == {
-            *("version", "bundles", "chain_id", "missing", "repair", "containers", "below", "keep"),
+            *("version", "bundles", "chain_id", "missing", "repair", "containers", "live", "below", "keep"),
             *("protect", "accept", "impaired", "breaks", "ghosts", "require", "trial"),
         }
         assert set(policy.merged(pillar["baseimg"]["rollout"])) == set(pillar["baseimg"]["rollout"])

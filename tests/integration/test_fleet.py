@@ -172,6 +172,17 @@ class TestConverge:
         # running containers are left alone
         for node, container in running.items():
             assert fleet.engines[node].exec(container, "cat", "/etc/version", "/etc/old") == OLD
+
+        # except for files that pillar names
+        fleet.declare(NEW, live=["/etc/version"])
+        dry, delivered = fleet.apply("test=True"), fleet.apply()
+        attached = {"attached": ["/etc/version"], "in_effect": ["/etc/version"]}
+        for node, container in running.items():
+            for reply, result in ((dry, None), (delivered, True)):
+                state = state_of(reply, node)
+                assert (state["result"], state["changes"]) == (result, {"containers": {"old": attached}})
+                assert "Live files attached in old: /etc/version." in state["comment"]
+            assert fleet.engines[node].exec(container, "cat", "/etc/version", "/etc/old") == NEW
             fleet.engines[node].remove_container(container)
 
         # a second run is a no-op
