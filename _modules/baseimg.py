@@ -888,8 +888,8 @@ def live(base, paths=None, containers=None, test=False, **kwargs):
         Absolute paths of data files, or patterns with ``*``, ``?`` and ``**``. Default: ``live`` in pillar.
 
     containers
-        As for :py:func:`baseimg.apply`; ``only`` and ``except`` choose the containers. Nothing restarts. Default: the
-        policy in pillar.
+        As for :py:func:`baseimg.apply`; ``only`` and ``except`` choose the containers. Nothing restarts. If a ``probe``
+        fails, the container's files are detached, and the call fails. Default: the policy in pillar.
 
     test
         Only list what would change.

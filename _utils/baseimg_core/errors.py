@@ -423,7 +423,7 @@ class ContainerUnproven(BaseimgError):
 
 
 class GateFailed(BaseimgError):
-    """A restarted container failed its health gate on the new content."""
+    """A container failed its health gate on the new content, or with single files of it."""
 
     code = "gate-failed"
     hint = "read the container's log, then declare the version that works (docs/operating/containers.md)"

@@ -258,3 +258,42 @@ def test_a_minion_in_a_pid_namespace_of_its_own() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPO / "_utils")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "PID namespace of its own" in done.stdout
+
+
+# The gate
+
+
+@pytest.fixture
+def probed(lab: Lab) -> dict[str, Any]:
+    """Start two containers; return a policy whose probe one of them fails on 12.1."""
+    for name in ("fails", "works"):
+        start(lab, name)
+    probe = {"match": "fails", "command": ["sh", "-c", "echo probed; ! grep -q 12.1 /etc/version"]}
+    return {**LIVE, "timeout": 1, "settle": 0, "probe": [probe]}
+
+
+def failure(function: Callable[[], object]) -> dict[str, Any]:
+    with pytest.raises(CommandExecutionError, match="gate-failed") as caught:
+        function()
+    assert isinstance(caught.value.info, dict)
+    assert "Their live files are detached" in caught.value.info["message"]
+    return dict(caught.value.info["result"])
+
+
+def test_a_probe_that_fails_takes_the_files_back(lab: Lab, probed: dict[str, Any]) -> None:
+    """In the container that fails alone; the base stays, and no later run is green."""
+    for _run in range(2):
+        result = failure(lambda: show(lab, "12.1", probed))
+        assert result["restart"]["live"]["fails"]["code"] == "gate-failed"
+        assert result["restart"]["failed"].keys() == {"fails"}
+        assert [read(lab, name) for name in ("fails", "works")] == ["12.0", "12.1"]
+        assert lab.status(BASE)["bases"][0]["version"] == "12.1"
+    assert failure(lambda: lab.live(BASE, [VERSION], containers=probed))["containers"]["fails"]["code"] == "gate-failed"
+    assert show(lab, "12.2", probed)["restart"]["live"]["fails"]["attached"] == [VERSION]
+    assert [read(lab, name) for name in ("fails", "works")] == ["12.2", "12.2"]
+
+
+def test_a_run_that_was_killed_before_its_probes(lab: Lab, probed: dict[str, Any]) -> None:
+    show(lab, "12.1", LIVE)  # as if it had been killed after the delivery
+    failure(lambda: show(lab, "12.1", probed))
+    assert read(lab, "fails") == "12.0"

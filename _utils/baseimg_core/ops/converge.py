@@ -44,7 +44,7 @@ from . import (
 from . import hold as ops_hold
 from .bases import Base
 from .containers import live as live_files
-from .containers import restart, usage
+from .containers import live_gate, restart, usage
 from .containers import trial as trials
 from .masking import Masking, masking_of
 from .nest import Nest
@@ -286,7 +286,8 @@ class Convergence:
         restarts = restart.plan_restarts(self.context.engine, self.base, record, self.policy, record.current)
         users = usage.survey(self.context.engine, self.base, record)
         delivered = live_files.deliver(self.context.engine, self.base, record, self.policy, test=True, users=users)
-        if restarts.batches or any(each.changed for each in delivered.values()):
+        is_probed = live_gate.is_needed(self.policy, delivered)
+        if restarts.batches or is_probed or any(each.changed for each in delivered.values()):
             return None
         outcome = RestartOutcome(self.policy.mode, left=restarts.left)
         result = swap.result_of(self.context, self.base, record, None, outcome, users)

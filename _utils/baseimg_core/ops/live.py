@@ -6,12 +6,12 @@ from typing import Any
 
 from ..context import Context
 from ..engine.live_mounts import check_layers_seen
-from ..errors import LiveUnsupported
+from ..errors import GateFailed, LiveUnsupported
 from ..linux.file_mounts import check_support
 from ..model.containers.policy import ContainerPolicy
 from . import bases, declared_bases
 from .bases import Base
-from .containers import live
+from .containers import live, live_gate
 
 
 def deliver(context: Context, name: str, policy: ContainerPolicy, test: bool) -> dict[str, Any]:
@@ -29,6 +29,7 @@ def deliver(context: Context, name: str, policy: ContainerPolicy, test: bool) ->
 
     Raises:
         LiveUnsupported: This node cannot mount files into containers.
+        GateFailed: A probe of the policy failed in a container, whose files are detached.
     """
     if reason := check_support() or check_layers_seen(context.engine.layers_root):
         raise LiveUnsupported(reason)
@@ -43,7 +44,7 @@ def deliver(context: Context, name: str, policy: ContainerPolicy, test: bool) ->
 
 
 def _deliver(context: Context, base: Base, policy: ContainerPolicy, test: bool) -> dict[str, Any]:
-    record = base.store.read()
+    record, failed = base.store.read(), {}
     if record is None:
         return {"changed": False, "base": base.reference, "version": base.version, "containers": {}}
     if test:
@@ -52,9 +53,13 @@ def _deliver(context: Context, base: Base, policy: ContainerPolicy, test: bool) 
         with base.store.lock(context.lock_timeout, context.by, context.operation):
             record = base.store.recover() or record
             delivered = live.deliver(context.engine, base, record, policy)
-    return {
+            failed = live_gate.check(context.engine, base, record, policy, delivered)
+    result = {
         "changed": any(each.changed for each in delivered.values()),
         "base": record.reference,
         "version": record.live.version,
         "containers": {name: each.as_dict() for name, each in delivered.items()},
     }
+    if failed:
+        raise GateFailed(live_gate.explain(record, failed), result=result)
+    return result

@@ -21,7 +21,7 @@ from ..model.store.record import Generation, Record
 from . import bases, protected_images, prove
 from . import hold as ops_hold
 from .bases import Base
-from .containers import live, restart, runner, usage
+from .containers import live, live_gate, restart, runner, usage
 from .containers.live import ContainerResult
 from .containers.restart import CompletedSwap
 from .nest import Nest
@@ -193,7 +193,8 @@ def restart_and_report(
 
     Raises:
         EngineUnreachable: The engine stopped after the base was located.
-        GateFailed: A container failed its gate. If it also fails on the old content, the version is held.
+        GateFailed: A container failed its gate. If it also fails on the old content, the version is held. Or a probe
+            failed in a container with live files, which are detached.
     """
     try:
         before = RestartOutcome(policy.mode, started=started)
@@ -216,7 +217,12 @@ def restart_and_report(
             exc.hint += f"; version {result['to']} is held on this node until baseimg.unhold"
         raise
     known = None if done["restart"]["restarted"] else users
-    add_live(done, live.deliver(context.engine, base, record, policy, users=known))
+    delivered = live.deliver(context.engine, base, record, policy, users=known)
+    failed = live_gate.check(context.engine, base, record, policy, delivered)
+    add_live(done, delivered)
+    if failed:
+        done["restart"]["failed"] = failed
+        raise GateFailed(live_gate.explain(record, failed), result=done)
     return done
 
 

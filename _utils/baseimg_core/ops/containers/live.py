@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -100,6 +100,22 @@ def deliver(
     return _Delivery(engine, base, record, policy, test, bundles).run(users)
 
 
+def withdraw(engine: Engine, base: Base, record: Record, names: Collection[str]) -> dict[str, ContainerResult]:
+    """
+    Detach all mounted files of some containers of a base. Needs the lock.
+
+    Args:
+        engine: The engine.
+        base: The base.
+        record: Its record.
+        names: The names of the containers.
+
+    Returns:
+        What happened, by container.
+    """
+    return _Delivery(engine, base, record, ContainerPolicy(), False, None, names).run(None)
+
+
 class _LeftAlone(Exception):
     """A container is left alone: a code and a reason."""
 
@@ -119,8 +135,9 @@ class _Delivery:
         policy: ContainerPolicy,
         test: bool,
         bundles: BundleChanges | None,
+        withdrawn: Collection[str] = (),
     ) -> None:
-        self._bundles = bundles
+        self._bundles, self._withdrawn = bundles, withdrawn
         self._engine, self._base, self._record, self.policy, self.test = engine, base, record, policy, test
         self._ours = LiveMounts(os.path.dirname(base.directory))
         self._changed: dict[int, Changed] = {}
@@ -148,7 +165,9 @@ class _Delivery:
                 try:
                     if unsupported:
                         raise _LeftAlone("live-unsupported", unsupported)
-                    root, changed = _root(container, table), self._changed_since(surveyed.generations.get(container.id))
+                    root, number = _root(container, table), surveyed.generations.get(container.id)
+                    is_withdrawn = container.name in self._withdrawn
+                    changed = Changed() if is_withdrawn else self._changed_since(number)
                     above = _Above(layer, root, directories)
                     done.left.update({_absolute(path): reason for path, reason in changed.left.items()})
                     _ContainerDelivery(self, worker, container, root, own[container.id], above).deliver(changed, done)
