@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ... import http_get
 from ...display import printable
 from ...engine.base import Container, Engine
 from ...errors import BaseimgError, ContainerRefused, ContainerUnknown, EngineUnreachable
+from ...model.containers.outcome import Failures
 from ...model.containers.policy import ContainerPolicy, Probe
 
 _TRY = 10  # seconds for one try of a probe; the first tries may precede the application's start
+POLL = 0.2  # seconds between two checks
 _LOG_LINES = 20  # log lines of a failed container
 
 
@@ -91,6 +95,10 @@ class ContainerGate:
             return f"has a probe that takes longer than {seconds:.0f} s"
         return f"has a probe that exits with {code}" if code else ""
 
+    def failure(self, reason: str) -> dict[str, Any]:
+        """Return the fields of a failure: the reason, and the last lines of the container's log."""
+        return {"reason": reason, "log": last_lines(self._engine, self.container)}
+
     def __str__(self) -> str:
         return f"{self.container.name} {self._lacking}"
 
@@ -102,6 +110,35 @@ def _probe_url(url: str, seconds: float) -> str:
     except http_get.Unanswered as exc:
         return f"has a probe without a response: {url}: {exc}"
     return "" if 200 <= status < 300 else f"has a probe that returns status {status}: {url}"
+
+
+def await_gates(gates: Iterable[ContainerGate], waiting: Callable[[str], None], patient: bool) -> Failures:
+    """
+    Wait until all gates passed.
+
+    Args:
+        gates: The gates.
+        waiting: Called with a description of each wait.
+        patient: True to wait for the remaining gates after a failure.
+
+    Returns:
+        The failures by container name.
+    """
+    failed: Failures = {}
+    pending = list(gates)
+    while pending and (patient or not failed):
+        for gate in list(pending):
+            try:
+                passed = gate.passed()
+            except GateFailure as exc:
+                failed[gate.container.name] = gate.failure(str(exc))
+                passed = True  # its failure is final: stop waiting for it
+            if passed:
+                pending.remove(gate)
+        if pending:
+            waiting(f"waiting: {pending[0]}")
+            time.sleep(POLL)
+    return failed
 
 
 def last_lines(engine: Engine, container: Container) -> list[str]:

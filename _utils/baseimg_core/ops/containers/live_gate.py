@@ -10,8 +10,8 @@ from ...model.containers.policy import ContainerPolicy
 from ...model.store.record import Record
 from ..bases import Base
 from . import live
+from .gate import ContainerGate, await_gates
 from .live import ContainerResult
-from .runner import ContainerRestarter
 
 
 def is_needed(policy: ContainerPolicy, delivered: Mapping[str, ContainerResult]) -> bool:
@@ -41,8 +41,8 @@ def check(
         return {}
     names = {name for name, each in delivered.items() if each.in_effect}
     probed = [each for each in engine.containers(stopped=False) if each.name in names and policy.probe(each)]
-    gate = ContainerRestarter(engine, policy, waiting=lambda _text: None)
-    failed = gate.wait(tuple((container,) for container in probed), {}, patient=True)
+    gates = [ContainerGate(engine, container, policy) for container in probed]
+    failed = await_gates(gates, waiting=lambda _text: None, patient=True)
     if failed:
         withdrawn = live.withdraw(engine, base, record, failed)
         for name, failure in failed.items():

@@ -12,10 +12,9 @@ from ...engine.base import Container, Engine
 from ...errors import ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.outcome import Failures
 from ...model.containers.policy import ContainerPolicy
-from .gate import ContainerGate, GateFailure, last_lines
+from .gate import POLL, ContainerGate, await_gates, last_lines
 
 POINTS = ("restart.noted", "restart.stopped", "restart.started", "restart.gated", "back.swapped", "back.started")
-_POLL = 0.2  # seconds between two checks
 Group = tuple[Container, ...]
 Batch = tuple[Group, ...]
 P = ParamSpec("P")
@@ -117,18 +116,8 @@ class ContainerRestarter:
         gates = [
             ContainerGate(self._engine, container, self._policy) for container in members if container.id not in refused
         ]
-        while gates and (patient or not failed):
-            for gate in list(gates):
-                try:
-                    passed = gate.passed()
-                except GateFailure as exc:
-                    failed[gate.container.name] = self._failure(gate.container, str(exc))
-                    passed = True  # its failure is final: stop waiting for it
-                if passed:
-                    gates.remove(gate)
-            if gates:
-                self._waiting(f"waiting: {gates[0]}")
-                time.sleep(_POLL)
+        if patient or not failed:
+            failed.update(await_gates(gates, self._waiting, patient))
         return failed
 
     def _failure(self, container: Container, reason: str) -> dict[str, Any]:
@@ -147,4 +136,4 @@ class ContainerRestarter:
             except EngineUnreachable:
                 if time.monotonic() >= deadline:
                     raise
-                time.sleep(_POLL)
+                time.sleep(POLL)
