@@ -38,9 +38,9 @@ def test_two_hundred_containers(lab: Lab) -> None:  # noqa: F811
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: lab.engine.start_container(APP, *SLEEP, name=name), names))
     pids = {name: lab.engine.client.inspect_container(name)["State"]["Pid"] for name in (*names, *scripts)}
-    seen = Path(f"/proc/{pids['reader']}/root/read")
+    log = Path(f"/proc/{pids['reader']}/root/read")
 
-    def shown() -> set[str]:
+    def versions() -> set[str]:
         return {Path(f"/proc/{pids[name]}/root/etc/version").read_text().strip() for name in names}
 
     for version in ("12.1", "12.2", "12.0"):
@@ -49,10 +49,10 @@ def test_two_hundred_containers(lab: Lab) -> None:  # noqa: F811
         seconds = time.monotonic() - started
         print(f"{version}: {seconds:.1f} s")
         assert seconds < SECONDS
-        assert shown() == {version}
+        assert versions() == {version}
         word = "detached" if version == "12.0" else "attached"
         assert all(live[name][word] == [VERSION] for name in (*names, "reader"))
-    assert set(seen.read_text().split()) == {"12.0", "12.1", "12.2"}
+    assert set(log.read_text().split()) == {"12.0", "12.1", "12.2"}
     # nothing is mounted on the host, and nothing at another path than the named one
     assert not [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "/etc/version" in line]
     for name in HOSTILE:
