@@ -53,7 +53,7 @@ def _deliver(context: Context, base: Base, policy: ContainerPolicy, test: bool) 
         with base.store.lock(context.lock_timeout, context.by, context.operation):
             record = base.store.recover() or record
             delivered = live.deliver(context.engine, base, record, policy)
-            failed = live_gate.check(context.engine, base, record, policy, delivered)
+            failed = live_gate.probe_containers(context.engine, base, record, policy, delivered)
     result = {
         "changed": any(each.changed for each in delivered.values()),
         "base": record.reference,

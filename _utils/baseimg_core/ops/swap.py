@@ -218,7 +218,7 @@ def restart_and_report(
         raise
     known = None if done["restart"]["restarted"] else users
     delivered = live.deliver(context.engine, base, record, policy, users=known)
-    failed = live_gate.check(context.engine, base, record, policy, delivered)
+    failed = live_gate.probe_containers(context.engine, base, record, policy, delivered)
     add_live(done, delivered)
     if failed:
         done["restart"]["failed"] = failed

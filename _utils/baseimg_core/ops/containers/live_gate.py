@@ -19,7 +19,7 @@ def is_needed(policy: ContainerPolicy, delivered: Mapping[str, ContainerResult])
     return bool(policy.probes) and any(each.in_effect for each in delivered.values())
 
 
-def check(
+def probe_containers(
     engine: Engine, base: Base, record: Record, policy: ContainerPolicy, delivered: dict[str, ContainerResult]
 ) -> Failures:
     """
