@@ -569,7 +569,7 @@ def _judged(image):
 
 
 def _removed(impact):
-    """The packages that the new base lacks, all of them."""
+    """Return a sentence that names all packages that the new base lacks."""
     removed = impact["packages"]["removed"] if impact["packages"] else {}
     return [f"Packages removed: {', '.join(f'{name} {old}' for name, old in removed.items())}."] if removed else []
 

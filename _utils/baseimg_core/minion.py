@@ -349,7 +349,7 @@ class Minion:
             BundleUnavailable: A hash file cannot be read.
         """
         policy_pillar.text(name, "name")
-        if isinstance(version, str):  # a mistyped version is no version that the node refuses
+        if isinstance(version, str):  # a value of another type is an error of the caller, not a refused version
             self._goals[str(name)] = version
         if bundles is None and (declared := self.declared_bases().get(str(name))):
             bundles, chain_id = declared["bundles"], declared["chain_id"] if chain_id is None else chain_id

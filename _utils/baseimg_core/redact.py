@@ -24,7 +24,7 @@ _PARAMETER = re.compile(
     r"[^&\s'\"]+",
     re.IGNORECASE,
 )
-_SHORTEST = 4  # characters; shorter secrets are not replaced alone, because they occur in other words
+_SHORTEST = 4  # characters; a shorter secret also occurs inside other words, so it is not replaced on its own
 
 
 def redact(text: str) -> str:

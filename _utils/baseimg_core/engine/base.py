@@ -163,7 +163,7 @@ class Engine(ImageStore, Protocol):
 
     @property
     def mount_options(self) -> frozenset[str]:
-        """The options that the engine is configured to mount overlays with, as far as they concern layers."""
+        """The configured options for overlay mounts that affect layers."""
 
     @property
     def layers_root(self) -> str:

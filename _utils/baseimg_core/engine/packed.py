@@ -72,7 +72,7 @@ class Sequential:
             size -= len(data)
 
     def finish(self) -> None:
-        """Read the rest, which counts in the digest of the tar."""
+        """Read the rest of the tar: its digest covers the padding, too."""
         while self._buffer.read(CHUNK):
             pass
 

@@ -71,7 +71,7 @@ def matches(record: str, directory: str, diff_id: str) -> bool | None:
 
 
 def _empty_files_are_empty(infos: list[tarfile.TarInfo], directory: bytes) -> bool:
-    """Check the empty files of the layer: the digest does not cover later additions to them."""
+    """True if the empty files of the layer are still empty. The digest does not cover them."""
     last = {info.name: info for info in infos}
     empty = (os.fsencode(name) for name, info in last.items() if info.isreg() and not info.size)
     kept = (name for name in empty if not os.path.basename(name).startswith(WHITEOUT_PREFIX))

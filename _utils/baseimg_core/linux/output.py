@@ -23,7 +23,7 @@ _PUBLIC = 0o644
 
 def check_replaceable(path: str) -> None:
     """
-    Check that a path is a regular file, or free in an existing directory.
+    Check that a path is a regular file, or that it does not exist and its directory does.
 
     Raises:
         DestinationUnwritable: The path is something else, or cannot be examined.

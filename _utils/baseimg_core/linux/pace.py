@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from . import syscalls
 
 _IN_FLIGHT = 32  # parts under writeback; their pages are dropped afterwards
-_BURST = 0.25  # seconds of the rate that may be written at once after a pause
+_BURST = 0.25  # seconds: a pause saves up the bytes of this time, which may be written at once
 _PRESSURE = "/proc/pressure/io"  # Documentation/accounting/psi.rst
 _STALLED = 40.0  # percentage of the last 10 s in which a task waited for I/O; above it the rate is halved
 _INSTANT = 1e-6  # seconds that are not waited for

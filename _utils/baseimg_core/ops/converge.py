@@ -312,7 +312,7 @@ class Convergence:
             swap.check_preconditions(self.context, self.base, record, steps)
             check_staging(self.context, self.base, record, steps, self.catalogue)
             number = steps.generation.number if steps.generation else None
-            restart.plan_restarts(self.context.engine, self.base, record, self.policy, number)  # refuses what it cannot
+            restart.plan_restarts(self.context.engine, self.base, record, self.policy, number)  # may refuse
             nest = Nest.read(self.context, self.base, record, targets(steps, self.catalogue), audits=self.audits)
             judge = verdicts.build_image_judge(self.context, nest, steps, self.catalogue)
             if judge:

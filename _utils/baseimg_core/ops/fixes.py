@@ -305,7 +305,7 @@ class _Answer:
         unread: str = "",
         older: str = "",
     ) -> dict[str, Any]:
-        """Return whether an item has the awaited version itself, and that version's updates that it hides."""
+        """Return whether an item was built on the awaited version, and which updates of that version it hides."""
         if not image or not awaited or awaited.packages is None or awaited.chain_id not in image.chain_ids:
             return {"has_awaited": False}
         height = list(image.chain_ids).index(awaited.chain_id) + 1

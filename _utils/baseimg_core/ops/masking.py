@@ -1,8 +1,8 @@
 """
 Find fixes of a lower base that do not reach the images on an exact base of a nest (ADR 16).
 
-An exact base shows its own image. Of a change below it, its images get only what that image was built on. The change
-is refused if a required fix is among those that do not arrive.
+An exact base shows its own image. If a base below it changes, the images on the exact base get only the part of the
+change that its own image was built on. The change is refused if a required fix is in the other part.
 """
 
 from __future__ import annotations

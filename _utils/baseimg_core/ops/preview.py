@@ -297,7 +297,7 @@ class Preview:
         return None if version == self.record.live.version else ops_hold.blocking_hold(self.base, version)
 
     def plan_restarts(self) -> dict[str, Any]:
-        """Return the restarts of containers; see :func:`restart.preview`, which refuses what the engine cannot do."""
+        """Return the restarts of containers; raises if the engine cannot do one (:func:`restart.preview`)."""
         return restart.preview(self._context.engine, self.base, self._on_disk, self._goal.policy, self._number)
 
     @property

@@ -71,7 +71,7 @@ def prove_staged(
         digests: Hex sha256 of its files by path.
 
     Raises:
-        GenerationDamaged: The content differs from the bundle's promise.
+        GenerationDamaged: The content is not the one that the bundle promises.
     """
     expected = target.view_over(base.diff_ids[:-1])
     generation.view = view_digest.generation_digest(context, base, directory, digests, target.unspecified)

@@ -76,7 +76,7 @@ def _swap_back(
     audits = {base.store.layout.layer: audit}
     nest = Nest.read(context, base, record, audits=audits)
     target = _check_rollback(context, base, record, to, audit)
-    restart.plan_restarts(context.engine, base, record, policy, target.number)  # refuses what it cannot
+    restart.plan_restarts(context.engine, base, record, policy, target.number)  # may refuse
     nest.check_sources(nests.content(target))
 
     def read_locked() -> Nest:

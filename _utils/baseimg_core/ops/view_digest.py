@@ -39,7 +39,7 @@ def with_view_digests(source: Side, target: Side) -> tuple[ImageRef, ImageRef]:
     read: dict[tuple[int, int], str] = {}
     sides = []
     for side, _image, stack in (source, target):
-        # also of the layers below: a node can have such a directory in its top layer, with other metadata
+        # of all layers: a node can have such a directory in its top layer, with other metadata
         unspecified = sorted(stack.unspecified(stack.layers))
 
         def digest_of(_path: bytes, real: bytes) -> str:

@@ -12,7 +12,7 @@ from ..model.rollout.fleet import natural
 
 # kinds of nodes on the map, the worst first; WORDS maps each kind to its text
 UNREACHABLE, FAILED, DRIFTED, BEHIND, CURRENT = "unreachable", "failed", "drifted", "behind", "current"
-HELD, REFUSED = "held", "refused"  # not kinds: such a node is as declared, or behind
+HELD, REFUSED = "held", "refused"  # marks on a node of any kind
 WORDS = {
     CURRENT: "as declared",
     BEHIND: "behind",

@@ -89,7 +89,7 @@ def _component(facts: Mapping[str, Any], component: Mapping[str, Any]) -> Compon
 
 
 def _distribution(facts: Mapping[str, Any]) -> list[Component]:
-    """Return the distribution, without which scanners do not look at its packages."""
+    """Return the distribution. Without it, scanners skip its packages."""
     named = facts["distro"]
     if not named.get("id"):
         return []

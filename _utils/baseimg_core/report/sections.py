@@ -1,4 +1,4 @@
-"""The sections of the report: what each shows, from plain data. Their HTML is in :mod:`.templates`."""
+"""Prepare what each section of the report shows, as plain data. :mod:`.templates` has the HTML."""
 
 from __future__ import annotations
 

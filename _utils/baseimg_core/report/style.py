@@ -124,8 +124,8 @@ footer { font-size: .85rem; color: var(--soft); }
 @media print { body { max-width: none; font-size: 11px; } nav, .find { display: none; } .wide { overflow: visible; } }
 """
 
-# Filters the map and the list by a part of the node's name, and the fixes by a part of the advisory. Without it, the
-# page lacks only the search boxes.
+# The search boxes: a part of a node's name filters the map and the list, a part of an advisory filters the fixes.
+# Without this script, the page is complete except for these boxes.
 JS = """
 (() => {
   const seek = document.querySelector('.find.advisory'), fixes = document.querySelectorAll('.advisories tbody tr');

@@ -91,7 +91,7 @@ class Discovery:
             self.skip_finished()
 
     def _declaration(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Read the declaration of the rollout's base; of several, those that the pillar has. Empty if it has none."""
+        """Read the declarations of the rollout's bases in a node's pillar; empty if it has none of them."""
         self.declared_bases.update(str(name) for name in data)
         names = list(self._rollout.versions)
         declared = {name: answers.declaration(name)(data) for name in names}

@@ -82,7 +82,7 @@ def age(answer: object, now: float) -> float:
 
 def agrees(answer: object, grain: object) -> bool:
     """
-    True unless a grain shows another version of a base than an answer, which is then from before a change.
+    False if a grain shows another version of a base than an answer: the answer is older than the last change.
 
     Args:
         answer: The cached answer.

@@ -111,8 +111,8 @@ class RolloutStore:
         """
         Return every rollout of a base, newest first.
 
-        Damaged records of other bases are ignored, and so are records without a readable base: they would block every
-        base, although no rollout of them can be resumed or rolled back. :meth:`newest` returns their errors.
+        Ignores damaged records of other bases, and records without a readable base. Such a record would block every
+        base, and its rollout can be neither resumed nor rolled back. :meth:`newest` returns the errors.
 
         Raises:
             RecordInvalid: a record of this base is damaged.

@@ -131,6 +131,6 @@ def verify(document: bytes, signed: bytes, keys: Mapping[str, PublicKey], where:
         where: The location of the signature, for messages.
 
     Raises:
-        SignatureInvalid: The signature is damaged, by an untrusted key, or for another file.
+        SignatureInvalid: The signature is damaged, its key is not trusted, or it signs another file.
     """
     return signature.check_signer(signed, keys, where).verify(hashlib.sha512(document).digest())

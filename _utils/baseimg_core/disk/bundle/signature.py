@@ -204,7 +204,7 @@ def check_signer(data: bytes, keys: Mapping[str, PublicKey], where: str) -> Trus
         The signature. The caller verifies that it matches the file.
 
     Raises:
-        SignatureInvalid: The signature is damaged, or by an untrusted key.
+        SignatureInvalid: The signature is damaged, or its key is not trusted.
         ArgumentInvalid: A trusted key is unusable.
         SignatureUnsupported: The package ``cryptography`` is missing.
     """

@@ -1,5 +1,5 @@
 """
-The images that were judged and tried over a generation of a base, a file next to the record.
+The file next to the record of a base that lists which images were judged, and tried, over each generation.
 
 Each pair of image and generation is judged once: neither changes.
 """

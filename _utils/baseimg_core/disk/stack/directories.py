@@ -155,7 +155,7 @@ class Stack:
         return self._merge(parent, name, [self.mark(directory + b"/" + name) for directory in parent.paths])
 
     def listing(self, directory: bytes) -> Iterable[tuple[bytes, Mark]]:
-        """Return all names in a layer's directory, whiteouts included, with what the layer has there."""
+        """Return each name in a layer's directory, whiteouts included, with the kind of its entry."""
         return _listing(directory)
 
     def names(self, directories: Iterable[bytes]) -> set[bytes]:

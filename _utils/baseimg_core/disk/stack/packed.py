@@ -37,7 +37,7 @@ class PackedStack(Stack):
         self._owners = owners or Owners()
 
     def listing(self, directory: bytes) -> Iterable[tuple[bytes, Mark]]:
-        """Return all names in a layer's directory, whiteouts included, with what the layer has there."""
+        """Return each name in a layer's directory, whiteouts included, with the kind of its entry."""
         layer, path = self._locate(directory)
         return super().listing(directory) if layer is None else layer.listing(path)
 

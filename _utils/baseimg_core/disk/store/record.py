@@ -138,7 +138,7 @@ class RecordFile:
 
     def check_space(self, record: Record) -> None:
         """
-        Check that a swap can be recorded. Needs no free space if earlier writes reserved it, except on btrfs.
+        Check that a swap can be recorded. Space that earlier writes reserved is enough, except on btrfs.
 
         Args:
             record: The record to save.

@@ -148,7 +148,7 @@ class AdvisoryJudge:
         return min(exposures, key=lambda exposure: exposure.state.rank, default=None)
 
     def shows(self, package: str, item: Item) -> bool:
-        """True if an item shows the fix in a package, in every architecture of it."""
+        """True if an item shows the fix in every architecture of a package."""
         return not self._observed.unknown and all(self._shows(name, item) for name in self._observed.names_of(package))
 
     def _shows(self, name: str, item: Item) -> bool:
@@ -309,7 +309,7 @@ class PackageJudge:
 
 def of_other(node: str, item: Item, manager: str, unread: str, query: Query) -> Exposure | None:
     """
-    Judge an image on no base of its node for the version of a package.
+    Judge the version of a package in an image that is on no base of its node.
 
     Args:
         node: The node.

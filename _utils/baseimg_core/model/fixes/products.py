@@ -17,7 +17,7 @@ from .query import matching, without_architecture
 class Product:
     """An image, by the digest that a registry knows, else by its ID."""
 
-    #: The name without tag and digest; of Docker Hub, its last part.
+    #: The name without tag and digest; for an image of Docker Hub, the last part of it.
     repository: str
     #: ``sha256:…`` of the manifest, or the ID of a local image.
     digest: str

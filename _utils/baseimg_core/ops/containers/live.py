@@ -117,7 +117,7 @@ def withdraw(engine: Engine, base: Base, record: Record, names: Collection[str])
 
 
 class _LeftAlone(Exception):
-    """A container is left alone: a code and a reason."""
+    """No file is mounted into a container: a code and a reason."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
