@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from baseimg_core.ops import bases
 from baseimg_core.ops import fixes as ops_fixes
 from baseimg_core.ops.containers import usage
 from baseimg_core.ops.containers.usage import Usage, Use
-from tests.support.nests import EPOCH, NestNode, files
+from tests.support.nests import EPOCH, Fill, NestNode, files
 from tests.unit.test_fixes import OS, answer, base, build, node, states  # noqa: F401
 
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
@@ -149,3 +150,38 @@ def test_an_edit_of_older_content_that_a_container_has_mounted(
     judged = answer(node)
     assert states(judged, "containers")["app"]["zlib"] == "unknown"
     assert "zlib" not in states(judged)["corp/plain:1"]
+
+
+def whiteouts(*paths: str) -> Fill:
+    """A layer that removes files."""
+
+    def fill(root: Path) -> None:
+        for path in paths:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            os.mknod(root / path, stat.S_IFCHR, os.makedev(0, 0))
+
+    return fill
+
+
+def test_files_that_an_image_removed(node: NestNode) -> None:  # noqa: F811
+    """It shows no old file. A file that only the fix brings, and configuration, are missed."""
+    node.image("corp/slim:1", OS, whiteouts("usr/lib/libz.so", "usr/bin/openssl"))
+    node.image("corp/linked:1", OS, files({"opt/lib/libz.so": "own"}))
+    (node.stacks["corp/linked:1"][0] / "usr").symlink_to("opt")
+    node.image("corp/closed:1", OS, lambda root: _opaque(root / "usr/share/rules"))
+    node.image("corp/defaults:1", OS, whiteouts("etc/v"))
+    for image, owned in (("new", "usr/share/rules/new"), ("v", "etc/v")):
+        content = with_package("2", image, owned, **{"usr/share/rules/new": "rule"})
+        node.version(OS, image, [], files(content))
+        node.converge(OS, image)
+        judged = states(answer(node))
+        assert "corp/slim:1" not in judged
+        assert judged["corp/linked:1"]["zlib"] == "overridden"
+        assert (judged.get("corp/closed:1") == {"new": "overridden"}) is (image == "new")
+        node.rollback(OS, "pristine")
+    assert judged["corp/defaults:1"] == {"/etc/v": "overridden", "v": "overridden"}
+
+
+def _opaque(path: Path) -> None:
+    path.mkdir(parents=True)
+    os.setxattr(path, "trusted.overlay.opaque", b"y")

@@ -244,6 +244,8 @@ class LiveEffects:
             layers = tuple(reversed(image.directories[len(self._base.diff_ids) : height]))
             hidden.update({path: masking for path in files.hidden_in(layers) if path in hidden})
         view = self._view(image, upper)
+        for path in files.absent(hidden, view):
+            del hidden[path]
         elsewhere = files.below(volumes, view) | files.read_elsewhere((*upper, *own), view)
         return {**hidden, **dict.fromkeys(elsewhere, "")}
 

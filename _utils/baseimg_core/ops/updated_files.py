@@ -123,6 +123,20 @@ class UpdatedFiles:
             self._hidden[layers] = frozenset(shadow.path for shadow in shadowed)
         return self._hidden[layers]
 
+    def absent(self, paths: Iterable[bytes], image: Stack) -> set[bytes]:
+        """
+        Return those of some paths at which an image removed the file: it shows no old one, so the fix is not missing.
+
+        A file that the old content does not have may be the fix itself. Without a configuration, a default is in force.
+
+        Args:
+            paths: Paths that the image hides.
+            image: What the image shows.
+        """
+        old = self._old
+        removable = [path for path in paths if old and not path.startswith(b"etc/") and old.find(path)]
+        return {path for path in removable if _is_absent(image, path)}
+
     def below(self, volumes: Iterable[str], image: Stack) -> set[bytes]:
         """
         Return the paths at and below mount points.
@@ -151,6 +165,14 @@ class UpdatedFiles:
         roots = tuple(layer.rstrip("/").encode("utf-8", "surrogateescape") + b"/" for layer in layers)
         existing = [path for path, expected in self._entries.items() if expected.entry]
         return {path for path in existing if not (node := image.find(path)) or not node.top.startswith(roots)}
+
+
+def _is_absent(stack: Stack, path: bytes) -> bool:
+    """True if a stack has nothing at a path, and no symlink leads there."""
+    if stack.find(path):
+        return False
+    nearest = next((node for parent in overlay.ancestors(path) if (node := stack.find(parent))), None)
+    return nearest is None or nearest.is_dir
 
 
 def _entry(stack: Stack, path: bytes) -> Entry | None:
