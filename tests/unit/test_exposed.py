@@ -171,8 +171,9 @@ class SaltCache:
 
 @pytest.mark.parametrize("newer", [True, False])
 def test_cached_answers_are_used_while_they_are_fresh(newer: bool) -> None:
-    def read(mine: object, now: float, version: str = "12.1") -> tuple[object, float] | None:
-        grains = {"baseimg": {"bases": {BASE: {"version": version}, "corp/other:1": {"version": "1"}}}}
+    def read(mine: object, now: float, version: str = "12.1", *others: str) -> tuple[object, float] | None:
+        bases = {BASE: {"version": version}, **{other: {"version": "12.1"} for other in others}}
+        grains = {"baseimg": {"bases": bases}}
         return CachedAnswers(SaltCache(newer, mine, grains), now).read("web1", 3600)
 
     at = 1795921200.0  # AT
@@ -182,6 +183,8 @@ def test_cached_answers_are_used_while_they_are_fresh(newer: bool) -> None:
     assert read(mine, at + 3601) is None
     assert read(mine, at - 301) is None  # from the future
     assert read(mine, at + 60, "12.2") is None  # changed since
+    assert read(mine, at + 60, "12.1", "corp/other:1") is None  # another base changed for the first time since
+    assert read(mine, at + 60, "12.1", f"{BASE}@sha256:1") is not None  # two bases of one reference
     assert read({}, at) is None
     assert read({"baseimg.fixes": "an error"}, at) is None
 

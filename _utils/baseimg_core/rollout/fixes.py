@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -94,9 +94,14 @@ def agrees(answer: object, grain: object) -> bool:
         return True
     versions = {base.get("base"): base.get("version") for base in answered if isinstance(base, Mapping)}
     return all(
-        not isinstance(base, Mapping) or versions.get(reference, base.get("version")) == base.get("version")
-        for reference, base in live.items()
+        isinstance(base, Mapping) and versions.get(_reference(name, versions), "") == base.get("version")
+        for name, base in live.items()
     )
+
+
+def _reference(name: str, known: Container[object]) -> str:
+    """Return the reference of a base in a grain, which adds the chain ID if two bases have one reference."""
+    return name if name in known else name.rpartition("@")[0]
 
 
 class VexStates:
