@@ -185,7 +185,8 @@ _FIXES = """{% from "macros" import find_box, table %}
 <div class="advisories">
 {% call table("Fixes", ["Advisory", "Packages", "In effect", "Not in effect", "Not known", "To do"]) %}
 {% for row in rows %}
-<tr><th scope="row"><code class="word">{{ row.advisory }}</code></th><td>{{ row.packages }}</td><td>{{ row.covered }}</td>
+<tr><th scope="row"><code class="word">{{ row.advisory }}</code></th>
+<td>{{ row.packages }}</td><td>{{ row.covered }}</td>
 <td>{{ names(row.exposed) }}</td><td>{{ names(row.doubtful) }}</td><td>{{ row.remedies }}</td></tr>
 {% endfor %}
 {% endcall %}</div>
