@@ -53,7 +53,9 @@ APT = ("apt-get", "-q", "--yes", "--no-install-recommends", "--option=APT::Sandb
 VENV = "opt/venv/lib/python3.11/site-packages"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 60
-_NUMBERS = re.compile(r"\b(?:[0-9a-f]{4,}|[\w.+:~-]*\d[\w.+:~-]*)\b")
+_NUMBERS = re.compile(
+    r"\b(?:[0-9a-f]{4,}|[\w.+:~-]*\d[\w.+:~-]*|(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\w*)\b"
+)
 
 
 @dataclass(frozen=True)
