@@ -37,7 +37,9 @@ from tests.support.judging import base_change  # noqa: E402
 from tests.support.mounts import unmount_below  # noqa: E402
 from tests.support.packages import as_apk, as_rpm  # noqa: E402
 
+# "split" has directories /bin and /lib, as Docker's image of Debian 11
 PAIRS = (
+    ("bullseye-split", "bookworm"),
     ("bullseye", "bookworm"),
     ("bookworm", "trixie"),
     ("bookworm", "bookworm-updated"),
@@ -286,14 +288,16 @@ def base(where: Path, name: str) -> Path:
     sources = apt.sources(suite)
     making = where / f"{name}.new"
     shutil.rmtree(making, ignore_errors=True)
-    if kind:
+    if kind not in ("", "split"):
         _call("cp", "-a", base(where, suite), making)
         command = ("dist-upgrade",) if kind == "updated" else ("install", *LANGUAGES)
         _sources(making, sources if kind == "updated" else sources[:1])
         _apt(making, *apt.UPDATE)
         _apt(making, *command)
     else:
-        _call("debootstrap", "--variant=minbase", "--include=ca-certificates", suite, making, sources[0].mirror)
+        layout = "--no-merged-usr" if kind == "split" else "--merged-usr"
+        include = ("--variant=minbase", "--include=ca-certificates")
+        _call("debootstrap", layout, *include, suite, making, sources[0].mirror)
     _clean(making)
     making.rename(tree)
     return tree

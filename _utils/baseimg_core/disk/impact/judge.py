@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +28,7 @@ from .users import account_reasons
 from .view import LayeredView
 
 _EXAMPLES = 3
+_START = re.compile(rb"/(?:libc\.so|ld-linux|ld-musl)[^/]*$")  # every program needs these
 _MAX_OF_A_KIND = 50  # reasons that are listed for each code
 
 
@@ -319,7 +321,7 @@ class _Image:
                 if name.startswith(path + b"/") and is_lost(self._old, self._new, name)
             ]
             if lost:
-                names = sorted(lost, key=lambda name: (classify(name, None), b"libc.so" not in name, len(name)))
+                names = sorted(lost, key=lambda name: (_START.search(name) is None, classify(name, None), len(name)))
                 is_code = any(classify(name, None) in CODE for name in lost)
                 examples = ", ".join(overlay.path_text(name) for name in names[:_EXAMPLES])
                 hidden = f"{counted(len(lost), 'path')} ({examples})"
