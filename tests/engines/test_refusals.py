@@ -45,6 +45,7 @@ class TestRootlessPodman:
                 tmp_path / "minion", pillar={"baseimg": {"engine": {"kind": "podman", "address": engine.url}}}
             )
             assert "rootless" in refused(minion, "storage-unsupported", "status")
+            assert "rootless" in refused(minion, "storage-unsupported", "live", BASE, ["/version"])
             (engine_status, *_) = minion.modules["baseimg.engines"]()
             assert (engine_status["chosen"], engine_status["supported"]) == (True, False)
             assert "rootless" in engine_status["reason"]

@@ -91,6 +91,10 @@ def test_in_the_container(lab: Lab) -> None:
     assert "Read-only file system" in output
     assert output.count("busy") == 2
     assert output.endswith("12.1\n")
+    # a restart by the engine keeps the old content, and the next run mounts the file again
+    lab.engine.client.restart("app")
+    assert (read(lab, "app"), lab.status(BASE)["bases"][0]["live"]) == ("12.0", {})
+    assert live(show(lab, "12.1", LIVE))["app"]["attached"] == [VERSION]
     lab.engine.stop_container("app")
     lab.engine.client.start("app")
     assert read(lab, "app", TOOL) == "tool 12.1"

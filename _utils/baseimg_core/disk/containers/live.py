@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from ...linux.files import hex_digest
 from ...model.containers import live
@@ -55,14 +56,15 @@ def changed(
     Args:
         old: The content that a container has mounted.
         new: The live content.
-        paths: The paths that an operator names. A symlink stands for the file that it leads to in the new content.
+        paths: The paths that an operator names. Symlinks before a wildcard stand for what they lead to in ``new``.
         mounted: Relative paths at which files were mounted before.
         bundles: What bundles will change in ``new`` before it is live. Files from bundles have no identity yet.
     """
     result = Changed()
     expected = bundles or ExpectedPaths({})
+    paths = paths.through_links(partial(_resolve, new))
     named = {path for stack in (old, new) for path in stack.files_below(paths.prefixes) if paths.matches(path)}
-    named.update(_resolve(new, path) for path in paths.literals)
+    named.update(paths.literals)
     named.update(path for path in expected.paths if paths.matches(path) and not _is_directory(expected, path))
     for path in sorted({*named, *mounted}):
         decisive = next((each for each in (path, *overlay.ancestors(path)) if each in expected.by_path), None)

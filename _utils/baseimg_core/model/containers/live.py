@@ -7,7 +7,7 @@ A pattern is an absolute path of the base. ``*`` and ``?`` match within a name, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +43,16 @@ class LivePaths:
     @property
     def prefixes(self) -> list[bytes]:
         """Paths at or below which every match is, relative to the root."""
-        return [_relative(_MAGIC.split(pattern)[0].rpartition("/")[0]) for pattern in self._globs] + self.literals
+        return [_relative(_directory(pattern)) for pattern in self._globs] + self.literals
+
+    def through_links(self, resolve: Callable[[bytes], bytes]) -> LivePaths:
+        """
+        Return the paths without symlinks before their first wildcard.
+
+        Args:
+            resolve: Returns the path that a path leads to, both relative to the root.
+        """
+        return LivePaths(tuple(_through_links(pattern, resolve) for pattern in self.patterns))
 
     @property
     def _globs(self) -> list[str]:
@@ -94,6 +103,17 @@ def _pattern(raw: object, key: str) -> str:
     if {"", ".", ".."}.intersection(names) or _MAGIC.search(names[0]):
         raise wrong(key, raw, _EXPECTED)
     return raw
+
+
+def _directory(pattern: str) -> str:
+    """Return the directory above the first wildcard of a pattern."""
+    return _MAGIC.split(pattern)[0].rpartition("/")[0]
+
+
+def _through_links(pattern: str, resolve: Callable[[bytes], bytes]) -> str:
+    directory = _directory(pattern) if _MAGIC.search(pattern) else pattern
+    resolved = resolve(_relative(directory)).decode("utf-8", "surrogateescape")
+    return f"/{resolved}{pattern[len(directory) :]}"
 
 
 def _translate(pattern: str) -> str:
