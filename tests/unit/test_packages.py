@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from debian import deb822
 
-from baseimg_core.disk.packages import databases
+from baseimg_core.disk.packages import databases, fixes
 from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.errors import BundleInvalid
 from baseimg_core.model.bundle import manifest
@@ -155,6 +155,16 @@ class TestDpkg:
         assert differ(several, single) == Packages(
             "dpkg", {}, {"libc6:i386": "2.37"}, {"libc6:amd64": ("2.37", "2.36")}
         )
+
+    def test_advisories_that_an_operator_names_for_several_architectures(self, tmp_path: Path) -> None:
+        for version in ("2.36", "2.37"):
+            both = (stanza("libc6", version, architecture=each) for each in ("amd64", "i386"))
+            put(tmp_path / version, DPKG, "\n".join(both))
+        stacks = [Stack([str(tmp_path / version)]) for version in ("2.36", "2.37")]
+        named = {"libc6": ("CVE-2024-1",), "libc6:i386": ("CVE-2024-2",)}
+        read = fixes.difference(*stacks, {DPKG.encode()}, named)
+        assert read
+        assert read.fixes == {"libc6:amd64": ("CVE-2024-1",), "libc6:i386": ("CVE-2024-1", "CVE-2024-2")}
 
     def test_images_made_without_dpkg(self, tmp_path: Path) -> None:
         """Distroless images have one file for each package, next to digest lists, and no status field."""

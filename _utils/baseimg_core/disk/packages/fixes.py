@@ -42,6 +42,7 @@ def difference(
             raise ArgumentInvalid("fixes= names advisories, and the images have no package database")
         return None
     paths = {*paths, *_removed_files(source, target, paths)}
+    named = _by_architecture(named, packages.updated)
     for name in named:
         own = name.strip("/").encode("utf-8", "surrogateescape")
         if not (own in paths if name.startswith("/") else name in packages.updated):
@@ -60,6 +61,16 @@ def difference(
         {name: each.unread[: packages_difference.MAX_TEXT] for name, each in read.items() if each.unread},
         _owners(source, target, packages, paths),
     )
+
+
+def _by_architecture(named: Mapping[str, tuple[str, ...]], updated: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return advisories by package, where a name without architecture stands for every architecture that differs."""
+    advisories: dict[str, set[str]] = {}
+    for name, listed in named.items():
+        several = [each for each in updated if each.startswith(f"{name}:")]
+        for each in several if name not in updated and several else [name]:
+            advisories.setdefault(each, set()).update(listed)
+    return {name: tuple(sorted(listed)) for name, listed in advisories.items()}
 
 
 def _owners(
