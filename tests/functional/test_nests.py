@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from tests.functional.lab import (
     APP,
@@ -102,6 +103,24 @@ def test_both_bases_change_in_one_operation(lab: Lab, bundles: tuple[str, str]) 
     assert differences(lab.show(APP), pristine) == []
     for wrong in ({"name": INNER}, "text", [{"name": INNER, "version": "2", "more": 1}]):
         lab.refused("argument-invalid", "plan", BASE, "12.2", also=wrong)
+
+
+def test_a_failed_gate_leads_back_to_masked_versions(lab: Lab, bundles: tuple[str, str]) -> None:
+    """At 12.1 the image 12.1 needs no mask, so the swap releases it; the way back to 12.2 needs it again."""
+    own = lab.show(NEW)
+    declared = {"12.1": {"source": lab.bundle(BASE, NEW)}, "12.2": {"source": bundles[0]}}
+    lab.converge(BASE, "12.1", declared)
+    lab.converge(BASE, "12.2", declared)
+    lab.engine.start_container(BASE, *SLEEP, name="shop")
+    failing = {"mode": "restart", "probe": {"command": "grep 12.2 /etc/version"}, "timeout": 1, "settle": 0}
+    for swapped_before in (False, True):  # the swap and the failure in one run, and in two
+        if swapped_before:
+            lab.converge(BASE, "12.1", declared)
+        with pytest.raises(CommandExecutionError, match="The base shows 12.2 again"):
+            lab.converge(BASE, "12.1", declared, containers=failing)
+        assert lab.status(NEW)["bases"][0]["mixed"] == []
+        assert differences(lab.show(NEW), own) == []
+        assert lab.engine.exec("shop", "cat", "/etc/version") == "12.2\n"
 
 
 def test_an_image_of_a_version_stays_that_version(lab: Lab, bundles: tuple[str, str]) -> None:

@@ -230,7 +230,7 @@ class Convergence:
             self.audit.refresh(record)
             masked = nest.mask_uppers(generation)
             swapped = swap.activate(context, nest, generation, "repair" if damaged else action)
-            done = swap.restart_and_report(context, base, record, self.policy, swapped, started, damaged or rebuilt)
+            done = swap.restart_and_report(context, nest, self.policy, swapped, started, damaged or rebuilt)
             arrivals.check_images(context, nest, generation, self.judged)
             effects = {"kept": masking.kept(nest), "masked": masking.masked()}
         standing = self._standing_effects(nest, generation)  # without locks: it may compare contents, for later runs

@@ -98,7 +98,7 @@ def _swap_back(
         warnings = _hold(context, base, record, generation, reason)
         nest.mask_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
-        done = swap.restart_and_report(context, base, record, policy, swapped, started)
+        done = swap.restart_and_report(context, nest, policy, swapped, started)
         done["warnings"] = [*done["warnings"], *warnings]
         return {**done, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from ..context import Context
@@ -167,10 +168,18 @@ def previous_after(record: Record, after: Generation, is_repair: bool = False) -
     return live.number
 
 
+def _swap_back(context: Context, nest: Nest, generation: Generation) -> None:
+    """Swap a generation in after a failed gate, with the masks that it needs, as a rollback does."""
+    changing = nest.changing
+    generation = nest.adapt_to_lower(generation)
+    nest.mask_uppers(generation)
+    changing.base.store.activate(changing.record, generation.number, "gate-failed", context.by)
+    nest.release_uppers()
+
+
 def restart_and_report(
     context: Context,
-    base: Base,
-    record: Record,
+    nest: Nest,
     policy: ContainerPolicy,
     swapped: CompletedSwap | None,
     started: list[str],
@@ -181,8 +190,7 @@ def restart_and_report(
 
     Args:
         context: The context of the operation.
-        base: The base.
-        record: Its record.
+        nest: The nest of the base. Its locks are held.
         policy: The declared policy.
         swapped: The swap of this operation; ``None`` without one.
         started: The containers that :func:`start_stopped` started.
@@ -196,6 +204,7 @@ def restart_and_report(
         GateFailed: A container failed its gate. If it also fails on the old content, the version is held. Or a probe
             failed in a container with live files, which are detached.
     """
+    base, record = nest.changing.base, nest.changing.record
     try:
         before = RestartOutcome(policy.mode, started=started)
         users = usage.survey(context.engine, base, base.store.read())
@@ -209,7 +218,7 @@ def restart_and_report(
             message, "start the engine, then run baseimg.status to see each container's content"
         ) from exc
     try:
-        done = restart.finish(context, base, record, policy, swapped, result)
+        done = restart.finish(context, base, record, policy, swapped, result, partial(_swap_back, context, nest))
     except GateFailed as exc:
         if still_failing := exc.result["restart"]["still_failing"]:
             reason = f"its automatic rollback failed: {', '.join(still_failing)}"

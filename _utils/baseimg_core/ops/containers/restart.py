@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +31,15 @@ from ...model.containers import plan as containers_plan
 from ...model.containers.outcome import RestartOutcome, explain
 from ...model.containers.plan import Restarts
 from ...model.containers.policy import ContainerPolicy
-from ...model.store.record import Record
+from ...model.store.record import Generation, Record
 from .. import bases
 from ..bases import Base
 from . import usage
 from .gate import last_lines
 from .runner import Batch, ContainerRestarter
 
+#: Swaps a generation of the base in, after a failed gate.
+SwapBack = Callable[[Generation], None]
 _ENDED = ("created", "exited", "dead")
 _MOUNT = "a mount that no container owns: unmount it"
 
@@ -207,6 +209,7 @@ def restart(
     policy: ContainerPolicy,
     swapped: CompletedSwap | None,
     done: RestartOutcome,
+    swap_back: SwapBack,
 ) -> None:
     """
     Restart containers by a policy; swap the base back if a gate fails.
@@ -218,17 +221,24 @@ def restart(
         policy: The declared policy.
         swapped: The swap of this operation, if it made one.
         done: The outcome; updated with every step, also before an error.
+        swap_back: Swaps a generation in after a failed gate.
     """
-    _Run(context, base, record, policy, done).all(swapped)
+    _Run(context, base, record, policy, done, swap_back).all(swapped)
 
 
 class _Run:
     """One run of container restarts."""
 
     def __init__(
-        self, context: Context, base: Base, record: Record, policy: ContainerPolicy, done: RestartOutcome
+        self,
+        context: Context,
+        base: Base,
+        record: Record,
+        policy: ContainerPolicy,
+        done: RestartOutcome,
+        swap_back: SwapBack,
     ) -> None:
-        self._engine, self._by, self._progress = context.engine, context.by, context.progress
+        self._engine, self._progress, self._swap_back = context.engine, context.progress, swap_back
         self._base, self._record, self._policy, self._done = base, record, policy, done
         self._noted = journal.read(base.store.layout.restarting)
         self._restarter = ContainerRestarter(context.engine, policy, self._report_progress, self._note_stop)
@@ -373,7 +383,7 @@ class _Run:
         number = self._noted.way_back
         if self._policy.on_failure == "halt" or number is None or not self._can_show(number):
             return
-        self._base.store.activate(self._record, number, "gate-failed", self._by)
+        self._swap_back(self._record.generations[number])
         self._record.previous = self._noted.previous
         self._base.store.save(self._record)
         self._done.rolled_back = True
@@ -427,6 +437,7 @@ def finish(
     policy: ContainerPolicy,
     swapped: CompletedSwap | None,
     result: dict[str, Any],
+    swap_back: SwapBack,
 ) -> dict[str, Any]:
     """
     Restart containers as the last step of an operation, and update the operation's result.
@@ -438,6 +449,7 @@ def finish(
         policy: The declared policy.
         swapped: The swap of this operation, if it made one.
         result: The operation's result so far, with the containers that :func:`recover` started.
+        swap_back: As for :func:`restart`.
 
     Returns:
         The final result.
@@ -449,7 +461,7 @@ def finish(
     done = RestartOutcome(policy.mode, started=list(result["restart"]["started"]))
     version = record.generations[record.current].version
     try:
-        restart(context, base, record, policy, swapped, done)
+        restart(context, base, record, policy, swapped, done, swap_back)
     except BaseimgError as exc:
         result = _final_result(result, record, swapped, done)
         names = bases.restarting(base)
