@@ -116,7 +116,7 @@ def test_a_failed_gate_leads_back_to_masked_versions(lab: Lab, bundles: tuple[st
     for swapped_before in (False, True):  # the swap and the failure in one run, and in two
         if swapped_before:
             lab.converge(BASE, "12.1", declared)
-        with pytest.raises(CommandExecutionError, match="The base shows 12.2 again"):
+        with pytest.raises(CommandExecutionError, match=r"The base shows 12\.2 again"):
             lab.converge(BASE, "12.1", declared, containers=failing)
         assert lab.status(NEW)["bases"][0]["mixed"] == []
         assert differences(lab.show(NEW), own) == []
