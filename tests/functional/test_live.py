@@ -144,6 +144,7 @@ def test_paths_that_no_mount_can_deliver(lab: Lab) -> None:
         "/etc/added": live_rules.ADDED,
         "/etc/gone": live_rules.REMOVED,
         TOOL: live_rules.EXECUTABLE,
+        "/etc/none": live_rules.NOWHERE,
     }
 
 

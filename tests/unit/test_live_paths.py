@@ -32,8 +32,6 @@ def content(root: Path, text: str) -> Stack:
         ("/lib/data/**", {b"usr/lib/data/a", b"usr/lib/data/b/c"}),
         ("/usr/lib/d*/?", {b"usr/lib/data/a"}),
         ("/etc/*", {b"etc/services"}),
-        ("/lib/none/*", set()),
-        ("/none", set()),
     ],
 )
 def test_symlinks_before_a_wildcard_are_followed(tmp_path: Path, pattern: str, expected: set[bytes]) -> None:
@@ -47,3 +45,18 @@ def test_programs_and_libraries_are_left_alone(tmp_path: Path) -> None:
     old, new = content(tmp_path / "old", "old"), content(tmp_path / "new", "new")
     changed = live.changed(old, new, live_rules.parse("/lib/tool"), ())
     assert (changed.named, changed.left) == ([], {b"usr/lib/tool": live_rules.EXECUTABLE})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("/lib/none/*", {b"lib/none/*": live_rules.NOWHERE}),
+        ("/none", {b"none": live_rules.NOWHERE}),
+        ("/lib/data", {b"usr/lib/data": live_rules.DIRECTORY}),
+        ("/lib/dat?", {b"usr/lib/dat?": live_rules.NOWHERE}),
+    ],
+)
+def test_what_names_no_file_is_listed(tmp_path: Path, pattern: str, expected: dict[bytes, str]) -> None:
+    old, new = content(tmp_path / "old", "old"), content(tmp_path / "new", "new")
+    changed = live.changed(old, new, live_rules.parse([pattern, "/etc/services"]), ())
+    assert (changed.named, changed.left) == ([b"etc/services"], expected)

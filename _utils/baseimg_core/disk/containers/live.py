@@ -43,7 +43,7 @@ class Changed:
     files: dict[bytes, ChangedFile] = field(default_factory=dict)
     #: Which of these paths an operator names; the others were mounted before.
     named: list[bytes] = field(default_factory=list)
-    #: Why other differing paths that an operator names cannot be delivered.
+    #: Why other differing paths that an operator names cannot be delivered, and names that match no file.
     left: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -74,8 +74,10 @@ def changed(
             _compare(result, path, old, new)
         else:
             _compare_expected(result, path, old, ExpectedPath(path))
+    present = [path for path in named if path in expected.by_path or old.find(path) or new.find(path)]
     result.named = [path for path in result.files if path in named]
     result.left = {path: reason for path, reason in result.left.items() if path in named}
+    result.left.update(dict.fromkeys(paths.unmatched(present), live.NOWHERE))
     return result
 
 
@@ -101,7 +103,10 @@ def differs(old: Stack, new: Stack, path: bytes) -> bool:
 
 def _compare(result: Changed, path: bytes, old: Stack, new: Stack) -> None:
     before, after = old.find(path), new.find(path)
-    if before == after or (before and before.is_dir and after and after.is_dir):
+    if before and before.is_dir and after and after.is_dir:
+        result.left[path] = live.DIRECTORY
+        return
+    if before == after:
         return
     if before is None or after is None:
         result.left[path] = live.ADDED if before is None else live.REMOVED
@@ -131,7 +136,9 @@ def _compare_expected(result: Changed, path: bytes, old: Stack, expected: Expect
             result.left[path] = live.ADDED if before is None else live.REMOVED
         return
     st = os.lstat(before.top)
-    if entry.kind is not Kind.FILE or not stat.S_ISREG(st.st_mode):
+    if entry.is_dir and stat.S_ISDIR(st.st_mode):
+        result.left[path] = live.DIRECTORY
+    elif entry.kind is not Kind.FILE or not stat.S_ISREG(st.st_mode):
         if entry.kind is not kind_of(st.st_mode):
             result.left[path] = live.OTHER_TYPE
     elif st.st_size == entry.size and expected.digest == _digest(before.top):

@@ -7,7 +7,7 @@ A pattern is an absolute path of the base. ``*`` and ``?`` match within a name, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,8 @@ OWN, COVERED, ELSEWHERE = "the container's own file", "another mount covers it",
 OWNER = "the container shows another owner than its layers have"
 ABSENT, UNREADABLE = "the container has no such file", "the layers of the container cannot be read"
 EXECUTABLE = "it is executable, and the mount is noexec"
+NOWHERE = "no version has such a file"
+DIRECTORY = "it is a directory: name its files, for example with /**"
 ADDED, REMOVED, OTHER_TYPE = "the new version adds it", "the new version removes it", "it is no regular file"
 
 
@@ -57,6 +59,12 @@ class LivePaths:
     @property
     def _globs(self) -> list[str]:
         return [pattern for pattern in self.patterns if _MAGIC.search(pattern)]
+
+    def unmatched(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Return the patterns that match none of these paths, relative to the root."""
+        present = list(paths)
+        single = [LivePaths((pattern,)) for pattern in self.patterns]
+        return [_relative(each.patterns[0]) for each in single if not any(map(each.matches, present))]
 
     def matches(self, path: bytes) -> bool:
         """True if a pattern matches a path relative to the root."""
