@@ -1043,13 +1043,14 @@ def fixes(base=None, packages=None, full=False):
         people: what is fixed, then each image and container in which a fix is not in effect, worst first.
 
     Returns ``format``, ``at`` (the time), ``bases``, ``errors`` (bases and stores that could not be examined), and
-    ``others`` (images with layers on none of these bases, with the chain IDs of these layers, in every engine of this
-    node). Each base has ``installed`` (package → version), ``updates`` (package → ``from``, ``to``, empty for a
-    removed package, ``advisories`` with their source, ``unread``), ``awaited`` (the declared version if another one is
-    live, with its ``updates``, the ``reason``, and whether it is ``held``), ``unknown`` (why nothing can be said), and
-    ``images`` and ``containers``, whose ``pending`` has the updates that are not in effect: package → ``state``,
-    ``reason``, ``paths``, ``hidden``. States: ``after restart``, ``overridden``, ``split``, ``masked``, ``unknown``.
-    A container's ``live`` has the updates whose files are all mounted into it (``in effect live``).
+    ``others`` (images with layers on none of these bases, with the chain IDs of these layers; ``engine`` names
+    another engine of this node that has the image). Each base has ``installed`` (package → version), ``updates``
+    (package → ``from``, ``to``, empty for a removed package, ``advisories`` with their source, ``unread``),
+    ``awaited`` (the declared version if another one is live, with its ``updates``, the ``reason``, and whether it
+    is ``held``), ``unknown`` (why nothing can be said), and ``images`` and ``containers``, whose ``pending`` has
+    the updates that are not in effect: package → ``state``, ``reason``, ``paths``, ``hidden``. States: ``after
+    restart``, ``overridden``, ``split``, ``masked``, ``unknown``. A container's ``live`` has the updates whose
+    files are all mounted into it (``in effect live``).
     Every update in ``awaited`` is ``not here``, except if ``has_awaited`` says that the image has that version itself;
     then ``awaited_pending`` has those that are not in effect.
 

@@ -156,7 +156,7 @@ class AdvisoryJudge:
         has_fix = name in self._named or bool(here and self._missing(name, here) is None)
         return has_fix and self._of_package(name, item) is None
 
-    def _fixes(self, name: str) -> list[Fix]:
+    def _known_fixes(self, name: str) -> list[Fix]:
         """Return the known fixes of a package, also those that another base has for one architecture of it."""
         return [fix for known_name, fixes in self._known.fixes.items() if matching(known_name, name) for fix in fixes]
 
@@ -168,7 +168,7 @@ class AdvisoryJudge:
 
     def _may_lack(self, name: str) -> bool:
         """True if the base may lack a fix that only other answers name, or an item may hide it."""
-        updates, fixes = self._observed.updates, self._fixes(name)
+        updates, fixes = self._observed.updates, self._known_fixes(name)
         if name in updates:
             return not any(updates[name]["from"] and fix.is_in(updates[name]["from"], self._observed) for fix in fixes)
         is_base = any(fix.chain_id == self._observed.chain_id for fix in fixes)
@@ -176,7 +176,7 @@ class AdvisoryJudge:
 
     def _missing(self, name: str, version: str) -> Fix | None:
         """Return the fix that a version of a package lacks, of this base if there is one; ``None`` if it has one."""
-        fixes = self._fixes(name)
+        fixes = self._known_fixes(name)
         if any(fix.is_in(version, self._observed) for fix in fixes):
             return None
         own = [fix for fix in fixes if fix.chain_id == self._observed.chain_id]
