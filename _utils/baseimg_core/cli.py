@@ -211,7 +211,7 @@ def _judge(given: argparse.Namespace) -> Result:
     names = [*given.images, *(_listed(given.list) if given.list else ())]
     if given.junit:
         output.check_replaceable(given.junit)
-    attacher = Attacher(pillar.signing_key(os.path.abspath(given.key), "--key") if given.key else None)
+    attacher = Attacher.with_key(pillar.signing_key(os.path.abspath(given.key), "--key") if given.key else None)
     with _images(given) as images, _fetched(given.bundle) as bundle:
         result = ops_judge.judge(images, bundle.path, names, given.accept, _progress, given.cache)
         result["bundle"] = bundle.name

@@ -36,7 +36,7 @@ def judge(
     in_registry = reference.is_registry(source)
     if attach and not in_registry:
         validation.absolute_path(source, "bundle")
-    attacher = Attacher(None if key is None else pillar.signing_key(key, "key"))
+    attacher = Attacher.with_key(None if key is None else pillar.signing_key(key, "key"))
     accepted, listed = pillar.patterns(accept, "accept"), validation.texts(names, "images")
     path = minion.fetch(pillar.Source(source))
     with minion.images(platform) as images:

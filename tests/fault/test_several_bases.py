@@ -77,7 +77,7 @@ def test_a_plan_previews_each_base_once(node: NestNode, monkeypatch: pytest.Monk
 
 def _counting(function: Callable[..., None], calls: list[object]) -> Callable[..., None]:
     def counted(*arguments: Any) -> None:
-        calls.append(arguments)
+        calls.append(arguments[0])
         function(*arguments)
 
     return counted

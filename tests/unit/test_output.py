@@ -161,7 +161,7 @@ class TestCache:
 
     def test_results(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(results, "_MAX_FILES", 1)
-        kept = results.Results(str(tmp_path))
+        kept = results.Results.open(str(tmp_path))
         names = [f"{digit * 64}.json" for digit in "ab"]
         for time, name in enumerate(("thesis.json", "notes", *names)):
             (tmp_path / "judged" / name).write_text("{}")

@@ -77,7 +77,7 @@ def apply(context: Context, source: Source, base: str | None = None, policy: Con
         target = _base_for(context.engine, bundle.manifest, base)
         catalogue = Catalogue(context, {version: Source(source.source, bundle.digest)}, stack, {version: bundle})
         try:
-            return Convergence(context, target, version, catalogue, policy).run("apply")
+            return Convergence.to_declared(context, target, version, catalogue, policy).run("apply")
         except VersionUnknown as exc:
             raise BundleMismatch(f"{source.source} does not fit base {target.reference}: {exc.message}") from exc
 
@@ -117,7 +117,7 @@ def converge(
             declared_bases.note_tagged(context, name, named_bases)
         results = []
         for base in named_bases:
-            results.append(Convergence(context, base, version, catalogue, policy, repair).run("converge"))
+            results.append(Convergence.to_declared(context, base, version, catalogue, policy, repair).run("converge"))
             declared_bases.remember(context, base)
         merged = declared_bases.merge(named_bases, results)
         return merged if keep is None else {**merged, "pruned": prune.prune_after_change(context, named_bases, keep)}
@@ -162,7 +162,7 @@ def obtain(context: Context, base: Base, version: str, catalogue: Catalogue, rec
         catalogue: The declared bundles.
         record: The base's record.
     """
-    return Convergence(context, base, version, catalogue, _KEEP).obtain(record)
+    return Convergence.to_declared(context, base, version, catalogue, _KEEP).obtain(record)
 
 
 def targets(steps: Plan, catalogue: Catalogue) -> set[str]:
@@ -186,18 +186,42 @@ class Convergence:
         Args:
             context: The context of the operation.
             base: The base.
-            version: The declared version, or ``pristine``.
+            version: The version to show, or ``pristine``.
             catalogue: The declared bundles.
             policy: The policy for the containers.
             repair: True to repair out-of-band changes and the record.
         """
-        self.context, self.base, self.catalogue, self.policy, self.repair = context, base, catalogue, policy, repair
-        self.version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
+        self.context, self.base, self.version, self.catalogue = context, base, version, catalogue
+        self.policy, self.repair = policy, repair
         self.audit = tamper.Audit(base)
         self.audits = {base.store.layout.layer: self.audit}
         self.judged: Judged | None = None
         self.description: dict[str, Any] = {}
         self.masking: Masking | None = None
+
+    @classmethod
+    def to_declared(
+        cls,
+        context: Context,
+        base: Base,
+        version: str,
+        catalogue: Catalogue,
+        policy: ContainerPolicy,
+        repair: bool = False,
+    ) -> Convergence:
+        """
+        Return the converge to a declared version, which may be the base's own (``pristine``).
+
+        Args:
+            context: As for the constructor, like the other arguments.
+            base: The base.
+            version: The declared version.
+            catalogue: The declared bundles.
+            policy: The policy for the containers.
+            repair: True to repair.
+        """
+        version = bases.version_or_pristine(context.engine, base, version, catalogue.bundles)
+        return cls(context, base, version, catalogue, policy, repair)
 
     def run(self, action: str) -> dict[str, Any]:
         """Run the operation and return its result; ``action`` names it in the history."""

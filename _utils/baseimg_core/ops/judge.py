@@ -88,7 +88,7 @@ def judge(
     if not names:
         raise ArgumentInvalid("no image is given", "name the images, or a file with one name a line")
     with Bundle.open(path) as bundle:
-        session = _Session(store, bundle, results)
+        session = _Session(store, bundle, Results.open(results) if results else None)
         judged = session.judge_all(tuple(dict.fromkeys(names)), progress)
         manifest = bundle.manifest
         return {
@@ -125,10 +125,10 @@ class _Session:
     The lower layers of the first readable image are the layers of the base.
     """
 
-    def __init__(self, store: ImageSources, bundle: Bundle, results: str | None) -> None:
+    def __init__(self, store: ImageSources, bundle: Bundle, results: Results | None) -> None:
         self._store, self._bundle = store, bundle
         self._base = bundle.manifest.source
-        self._results = Results(results) if results else None
+        self._results = results
         self._packed: dict[str, PackedLayer] = {}
         self._layers = PackedLayers(self._packed)
         self._judge: ImageJudge | None = None

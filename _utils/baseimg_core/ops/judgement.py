@@ -21,15 +21,19 @@ from .plan import open_bundle
 class Attacher:
     """Attaches results of ``baseimg judge`` to bundles."""
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, key: bundle_signature.SigningKey | None) -> None:
+        """Sign with ``key``, if there is one."""
+        self._key = key
+
+    @classmethod
+    def with_key(cls, path: str | None) -> Attacher:
         """
-        Args:
-            key: The path of a private key to sign with; ``None`` for no signature.
+        Return an attacher that signs with the private key in a file; ``None`` for no signature.
 
         Raises:
             ArgumentInvalid: The key is unusable.
         """
-        self._key = bundle_signature.load(key) if key else None
+        return cls(bundle_signature.load(path) if path else None)
 
     def attachment(self, result: Mapping[str, Any]) -> Attachment:
         """Return the document of a result, signed."""

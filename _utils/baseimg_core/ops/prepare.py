@@ -57,7 +57,7 @@ def prepare(context: Context, goal: Goal, rate: float) -> dict[str, Any]:
         catalogue = Catalogue(context, goal.bundles, stack)
         named_bases = coverage.find_bases_or_coverage(context, name, version, catalogue, goal.chain_id)
         declared_bases.check_all_reach(context, name, version, catalogue, named_bases)
-        changes = [Convergence(context, base, version, catalogue, goal.policy) for base in named_bases]
+        changes = [Convergence.to_declared(context, base, version, catalogue, goal.policy) for base in named_bases]
         results = [_prepare(change, waiters) for change in changes]
         first = next((result for result in results if result["needed"]), results[0])
         return {**first, "changed": any(result["changed"] for result in results)}

@@ -47,7 +47,7 @@ from .bases import Base
 from .containers import live, restart, runner
 from .containers.live import ContainerResult
 from .converge import Convergence, targets
-from .masking import BaseDifference, masking_of
+from .masking import BaseDifference, Masking, masking_of
 from .nest import Nest
 from .plan import Catalogue, Plan
 
@@ -193,7 +193,11 @@ def previews(
     named_bases = coverage.find_bases_or_coverage(context, goal.name, goal.version, catalogue, goal.chain_id)
     declared_bases.check_all_reach(context, goal.name, goal.version, catalogue, named_bases)
     for base in named_bases:
-        yield Preview(context, goal, base, catalogue, simulated, differences)
+        yield Preview.read(context, goal, base, catalogue, simulated, differences)
+
+
+def _blocking_hold(goal: Goal, base: Base, record: Record) -> Hold | None:
+    return None if goal.version == record.live.version else ops_hold.blocking_hold(base, goal.version)
 
 
 def _remove_planned_restarts(result: dict[str, Any], restarted: Collection[str]) -> None:
@@ -225,19 +229,48 @@ def _step(engine: Engine, goal: Goal) -> Step:
     return Step(goal.name, 0, False)
 
 
+@dataclass(frozen=True, slots=True)
 class Preview:
     """The converge of one base, on simulated records."""
 
-    def __init__(
-        self,
+    #: The context of the operation.
+    _context: Context
+    #: The declared base.
+    _goal: Goal
+    #: One content that the goal stands for.
+    base: Base
+    #: The declared bundles.
+    _catalogue: Catalogue
+    #: The record that earlier converges of the run would leave.
+    record: Record
+    #: The record on disk, or the one that a repair makes.
+    _on_disk: Record
+    #: True if a repair makes the record again.
+    _is_rebuilt: bool
+    #: True if a repair replaces the live content.
+    _is_damaged: bool
+    #: The way to the version.
+    _steps: Plan
+    #: The nest of the base.
+    _nest: Nest
+    #: The judge of the plan's bundles; ``None`` for a held version, or without bundles.
+    _judge: verdicts.ImageJudge | None
+    #: The fixes that the converge would mask.
+    masking: Masking
+
+    @classmethod
+    def read(
+        cls,
         context: Context,
         goal: Goal,
         base: Base,
         catalogue: Catalogue,
         simulated: Mapping[str, Record],
         differences: Mapping[str, BaseDifference],
-    ) -> None:
+    ) -> Preview:
         """
+        Read the records of a base, and plan its converge.
+
         Args:
             context: The context of the operation.
             goal: The declared base.
@@ -246,21 +279,22 @@ class Preview:
             simulated: The records that earlier converges of the run would leave, by layer directory.
             differences: The changes that these converges would make, by chain ID.
         """
-        self._context, self._goal, self.base, self._catalogue = context, goal, base, catalogue
-        self._rebuilt = record_repair.rebuild_record(context.engine, base) if goal.repair else None
-        self._on_disk = self._rebuilt or base.store.read() or bases.initial_record(context.engine, base)
-        self.record = copy.deepcopy(simulated.get(os.path.dirname(base.directory))) or self._on_disk
-        change = Convergence(context, base, goal.version, self._catalogue, goal.policy, goal.repair)
-        is_real = self.record.current in self._on_disk.generations  # a simulated mask is sound
-        self._damaged = goal.repair and is_real and tamper.audit_live(base, self.record, change.audit)
-        held = Plan(goal.version, self.record.live) if self.hold else None
-        self._steps = held or change.plan_from_sound(self.record)  # a hold is found first, as by the converge
-        self._nest = Nest.read(context, base, self.record, targets(self._steps, self._catalogue), simulated)
-        self._judge = (
-            None if self.hold else verdicts.build_image_judge(context, self._nest, self._steps, self._catalogue)
+        rebuilt = record_repair.rebuild_record(context.engine, base) if goal.repair else None
+        on_disk = rebuilt or base.store.read() or bases.initial_record(context.engine, base)
+        record = copy.deepcopy(simulated.get(os.path.dirname(base.directory))) or on_disk
+        change = Convergence.to_declared(context, base, goal.version, catalogue, goal.policy, goal.repair)
+        is_real = record.current in on_disk.generations  # a simulated mask is sound
+        damaged = goal.repair and is_real and tamper.audit_live(base, record, change.audit)
+        hold = _blocking_hold(goal, base, record)
+        # a hold is found first, as by the converge
+        steps = Plan(goal.version, record.live) if hold else change.plan_from_sound(record)
+        nest = Nest.read(context, base, record, targets(steps, catalogue), simulated)
+        judge = None if hold else verdicts.build_image_judge(context, nest, steps, catalogue)
+        masking = masking_of(context, nest, steps, catalogue, judge, differences)
+        is_rebuilt = rebuilt is not None
+        return cls(
+            context, goal, base, catalogue, record, on_disk, is_rebuilt, bool(damaged), steps, nest, judge, masking
         )
-        #: The fixes that the converge would mask.
-        self.masking = masking_of(context, self._nest, self._steps, self._catalogue, self._judge, differences)
 
     def result(self, restarted: Collection[str]) -> dict[str, Any]:
         """Return the result of ``baseimg.plan``; ``restarted`` names containers that earlier converges restart."""
@@ -293,8 +327,7 @@ class Preview:
     @property
     def hold(self) -> Hold | None:
         """The hold that stops the converge; ``None`` without one."""
-        version = self._goal.version
-        return None if version == self.record.live.version else ops_hold.blocking_hold(self.base, version)
+        return _blocking_hold(self._goal, self.base, self.record)
 
     def plan_restarts(self) -> dict[str, Any]:
         """Return the restarts of containers; raises if the engine cannot do one (:func:`restart.preview`)."""
@@ -370,7 +403,7 @@ class Preview:
         result = {
             "changed": self.is_change,
             "preparation": self.preparation,
-            "repaired": self._damaged or self._rebuilt is not None,
+            "repaired": self._is_damaged or self._is_rebuilt,
             "base": self.record.reference,
             "from": self.record.live.version,
             "to": self._goal.version,

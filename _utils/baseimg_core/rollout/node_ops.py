@@ -329,7 +329,7 @@ class NodeOperations:
 
     def watch(self, names: Iterable[str]) -> SoakWatch:
         """Begin to watch the containers of updated nodes."""
-        return SoakWatch(self._discovery, self._recorder, sorted(names))
+        return SoakWatch.start(self._discovery, self._recorder, sorted(names))
 
     # Rollback
 

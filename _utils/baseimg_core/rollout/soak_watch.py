@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..display import counted
 from ..model.rollout import soak
+from ..model.rollout.answers import ContainerState
 from ..model.rollout.fleet import first_names
 from ..model.rollout.record import FAILED
 from .discovery import Discovery
@@ -16,23 +17,37 @@ CONTAINER_FAILED = "container-failed"
 
 
 class SoakWatch:
-    """
-    The containers of nodes, compared with those at the start of the soak.
+    """The containers of nodes, compared with those at the start of the soak."""
 
-    Args:
-        discovery: queries to the nodes; no job may be in progress.
-        recorder: the recorder of the rollout.
-        names: updated nodes.
-    """
-
-    def __init__(self, discovery: Discovery, recorder: Recorder, names: Sequence[str]) -> None:
-        self._discovery, self._recorder = discovery, recorder
-        self._before = discovery.containers(names)
-        self._interval = soak.interval(recorder.rollout.parsed_policy.gate_interval, len(names))
+    def __init__(
+        self, discovery: Discovery, recorder: Recorder, before: dict[str, dict[str, ContainerState]], interval: float
+    ) -> None:
+        """
+        Args:
+            discovery: Queries to the nodes.
+            recorder: The recorder of the rollout.
+            before: The containers at the start of the soak, by node.
+            interval: Seconds between two checks.
+        """
+        self._discovery, self._recorder, self._before, self._interval = discovery, recorder, before, interval
         self._checked = time.monotonic()
-        if unknown := [name for name in names if name not in self._before]:
+
+    @classmethod
+    def start(cls, discovery: Discovery, recorder: Recorder, names: Sequence[str]) -> SoakWatch:
+        """
+        Query the containers of nodes, and record the nodes that do not answer: they cannot be watched.
+
+        Args:
+            discovery: Queries to the nodes; no job may be in progress.
+            recorder: The recorder of the rollout.
+            names: Updated nodes.
+        """
+        before = discovery.containers(names)
+        if unknown := [name for name in names if name not in before]:
             text = f"cannot watch the containers of {counted(len(unknown), 'node')}: {first_names(unknown)}"
             recorder.add_event(text, "soaking", nodes=len(unknown))
+        interval = soak.interval(recorder.rollout.parsed_policy.gate_interval, len(names))
+        return cls(discovery, recorder, before, interval)
 
     def check(self, is_last: bool = False) -> None:
         """

@@ -17,7 +17,7 @@ import os
 import re
 from typing import Any
 
-from ...linux.files import make_directories, save, unlink_if_exists
+from ...linux.files import make_directories, read_regular, save, unlink_if_exists
 from ...linux.oserrors import translate_os_errors
 from ...model.impact.verdict import Verdict
 
@@ -29,22 +29,27 @@ class Results:
     """The results in one directory."""
 
     def __init__(self, directory: str) -> None:
+        """The directory of the results must exist."""
+        self._directory = directory
+
+    @classmethod
+    def open(cls, directory: str) -> Results:
         """
-        Create the directory.
+        Create the directory of the results below ``directory``.
 
         Raises:
             DestinationUnwritable: The directory cannot be created.
         """
-        self._directory = os.path.join(directory, "judged")
-        with translate_os_errors(self._directory):
-            make_directories(self._directory)
+        own = os.path.join(directory, "judged")
+        with translate_os_errors(own):
+            make_directories(own)
+        return cls(own)
 
     def read(self, key: str) -> tuple[Verdict, dict[str, Any]] | None:
         """Return the verdict and the judgement of a key; ``None`` without one, or if it is damaged."""
         path = self._path(key)
         try:
-            with open(path, encoding="utf-8") as file:
-                judgement = json.load(file)
+            judgement = json.loads(read_regular(path))
             os.utime(path)  # mark as used, for prune
             return Verdict(judgement["verdict"]), judgement
         except (OSError, ValueError, LookupError, TypeError):

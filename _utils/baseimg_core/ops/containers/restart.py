@@ -223,7 +223,8 @@ def restart(
         done: The outcome; updated with every step, also before an error.
         swap_back: Swaps a generation in after a failed gate.
     """
-    _Run(context, base, record, policy, done, swap_back).all(swapped)
+    noted = journal.read(base.store.layout.restarting)
+    _Run(context, base, record, policy, done, noted, swap_back).all(swapped)
 
 
 class _Run:
@@ -236,11 +237,12 @@ class _Run:
         record: Record,
         policy: ContainerPolicy,
         done: RestartOutcome,
+        noted: journal.Journal,
         swap_back: SwapBack,
     ) -> None:
         self._engine, self._progress, self._swap_back = context.engine, context.progress, swap_back
         self._base, self._record, self._policy, self._done = base, record, policy, done
-        self._noted = journal.read(base.store.layout.restarting)
+        self._noted = noted
         self._restarter = ContainerRestarter(context.engine, policy, self._report_progress, self._note_stop)
         self._noting = threading.Lock()
         self._total = 1
