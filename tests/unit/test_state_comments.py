@@ -88,6 +88,22 @@ def test_a_dry_run_reads_like_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert foretold[1:] == done[1:]
 
 
+def test_live_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if this run mounted nothing, and with the reason for each path that is left alone."""
+    live = {
+        "shop": {"in_effect": ["/etc/a", "/etc/b"], "left": {"/etc/none": "no version has such a file"}},
+        "web": {"attached": ["/etc/a"], "in_effect": ["/etc/a"]},
+        "old": {"detached": ["/etc/a"]},
+    }
+    lines = comment({**RESULT, "impact": None, "restart": {**RESULT["restart"], "live": live}}, False, monkeypatch)
+    assert [line for line in lines if line.startswith("Live files")] == [
+        "Live files in effect in shop: /etc/a, /etc/b.",
+        "Live files left alone in shop: /etc/none (no version has such a file).",
+        "Live files attached in web: /etc/a.",
+        "Live files detached in old: /etc/a.",
+    ]
+
+
 @pytest.mark.parametrize("test", [False, True])
 def test_ten_lines_at_most(monkeypatch: pytest.MonkeyPatch, test: bool) -> None:
     """Many contents of one name, each a line, once hid everything that was wrong with them."""
