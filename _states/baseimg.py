@@ -611,10 +611,9 @@ def _restarted(restart):
         names = ", ".join(restart["started"])
         lines.append(f"{'Would start' if would else 'Started'} (an earlier run had stopped them): {names}.")
     for name, own in list(restart.get("live", {}).items())[:_NAMED]:
-        words = [word for word in ("attached", "detached") if word in own] or ["in_effect"] * ("in_effect" in own)
-        lines += [f"Live files {word.replace('_', ' ')} in {name}: {_first(own[word])}." for word in words]
-        if left := [f"{path} ({reason})" for path, reason in own.get("left", {}).items()]:
-            lines.append(f"Live files left alone in {name}: {_first(left)}.")
+        left = [f"{path} ({reason})" for path, reason in own.get("left", {}).items()]
+        texts = {"in effect": own.get("in_effect"), "detached": own.get("detached"), "left alone": left}.items()
+        lines += [f"Live files {word} in {name}: {_first(paths)}." for word, paths in texts if paths]
     return lines
 
 

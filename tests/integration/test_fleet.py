@@ -181,7 +181,7 @@ class TestConverge:
             for reply, result in ((dry, None), (delivered, True)):
                 state = state_of(reply, node)
                 assert (state["result"], state["changes"]) == (result, {"containers": {"old": attached}})
-                assert "Live files attached in old: /etc/version." in state["comment"]
+                assert "Live files in effect in old: /etc/version." in state["comment"]
             assert fleet.engines[node].exec(container, "cat", "/etc/version", "/etc/old") == NEW
             fleet.engines[node].remove_container(container)
 

@@ -99,7 +99,7 @@ def test_live_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line for line in lines if line.startswith("Live files")] == [
         "Live files in effect in shop: /etc/a, /etc/b.",
         "Live files left alone in shop: /etc/none (no version has such a file).",
-        "Live files attached in web: /etc/a.",
+        "Live files in effect in web: /etc/a.",
         "Live files detached in old: /etc/a.",
     ]
 
