@@ -113,6 +113,7 @@ class TestPolicy:
             ({"timeout": float("nan")}, "timeout", "'nan' (float)", "seconds, 1 to 86400"),
             ({"settle": -1}, "settle", "'-1' (int)", "seconds, 0 to 86400"),
             ({"settle": 20, "timeout": 10}, "settle", "'20' (int)", "no more than the timeout, 10"),
+            ({"timeout": 5}, "timeout", "'5' (int)", "at least settle, which is 10 by default"),
             ({"only": 5}, "only", "'5' (int)", "a name pattern such as 'shop-*', 'label=KEY'"),
             ({"only": [""]}, "only", "'' (str)", "a name pattern"),
             ({"except": {"a": "b"}}, "except", "a mapping with a", "a name pattern"),

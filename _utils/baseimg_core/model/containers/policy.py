@@ -163,7 +163,9 @@ def parse(raw: object, key: str = "containers") -> ContainerPolicy:
         live=live.parse(given.get("live"), f"{key}:live"),
     )
     if policy.settle > policy.timeout:
-        raise wrong(f"{key}:settle", policy.settle, f"no more than the timeout, {policy.timeout:g}")
+        if "settle" in given:
+            raise wrong(f"{key}:settle", policy.settle, f"no more than the timeout, {policy.timeout:g}")
+        raise wrong(f"{key}:timeout", policy.timeout, f"at least settle, which is {policy.settle:g} by default")
     return policy
 
 
