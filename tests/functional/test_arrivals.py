@@ -17,6 +17,7 @@ from tests.support.sources import REPO
 pytestmark = pytest.mark.functional
 
 LATE = "corp/late:1"
+BREAKS = "/etc/gone is an argument of the command and is missing"
 
 
 def arrive(lab: Lab, name: str = LATE) -> None:
@@ -65,6 +66,15 @@ def test_a_version_that_is_kept_is_judged_for_new_images_before_it_returns(lab: 
     lab.refused("image-breaks", "plan", BASE, "12.1", {"12.1": {"source": path}})
     assert lab.converge(BASE, "12.1", {"12.1": {"source": path}}, accept=[LATE])["changed"]
     assert lab.converge(BASE, "12.0", {})["changed"]  # pristine is never refused
+
+
+def test_a_rollback_is_never_refused_and_tells_the_recorded_verdicts(lab: Lab) -> None:
+    lab.usual()
+    arrive(lab)
+    lab.apply(lab.bundle(), accept=[LATE])
+    assert lab.rollback(BASE)["warnings"] == []
+    again = lab.rollback(BASE, "12.1")
+    assert (again["to"], again["warnings"]) == ("12.1", [f"{LATE} breaks over 12.1: {BREAKS}"])
 
 
 def test_a_damaged_file_of_judgements_is_made_again(lab: Lab, judged: list[str]) -> None:

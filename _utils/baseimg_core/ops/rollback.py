@@ -99,7 +99,7 @@ def _swap_back(
         nest.mask_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
         done = swap.restart_and_report(context, nest, policy, swapped, started)
-        done["warnings"] = [*done["warnings"], *warnings]
+        done["warnings"] = [*done["warnings"], *warnings, *swap.verdict_warnings(context, base, record)]
         return {**done, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
 
 
