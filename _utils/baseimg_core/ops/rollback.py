@@ -13,7 +13,7 @@ from ..model.policy import validation
 from ..model.store import nests
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, declared_bases, nest_locks, swap, tamper
+from . import bases, declared_bases, nest_locks, recorded_verdicts, swap, tamper
 from . import hold as ops_hold
 from .bases import Base
 from .containers import restart
@@ -99,7 +99,7 @@ def _swap_back(
         nest.mask_uppers(generation)
         swapped = swap.activate(context, nest, generation, "rollback")
         done = swap.restart_and_report(context, nest, policy, swapped, started)
-        done["warnings"] = [*done["warnings"], *warnings, *swap.verdict_warnings(context, base, record)]
+        done["warnings"] = [*done["warnings"], *warnings, *recorded_verdicts.warnings(context, base, record)]
         return {**done, **_masked(context, nest, generation), "holds": bases.active_holds(base)}
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from ..context import Context
-from ..disk.impact import judgements
 from ..disk.store.generations import Store
 from ..disk.store.layout import TIME_FORMAT, now
 from ..engine.base import Image
@@ -18,11 +17,9 @@ from ..errors import BaseHeld, BaseimgError, EngineUnreachable, GateFailed, Spac
 from ..linux import probe
 from ..model.containers.outcome import RestartOutcome
 from ..model.containers.policy import ContainerPolicy
-from ..model.impact.evidence import Evidence
-from ..model.impact.verdict import Verdict
 from ..model.store.hold import Hold
 from ..model.store.record import Generation, Record
-from . import bases, protected_images, prove
+from . import bases, protected_images, prove, recorded_verdicts
 from . import hold as ops_hold
 from .bases import Base
 from .containers import live, live_gate, restart, runner, usage
@@ -31,8 +28,6 @@ from .containers.restart import CompletedSwap
 from .nest import Nest
 from .plan import Plan
 from .stage import prune_hint
-
-_CLAUSES = {Verdict.BREAKS: "breaks", Verdict.IMPAIRED: "is impaired"}
 
 
 @contextlib.contextmanager
@@ -226,7 +221,7 @@ def restart_and_report(
         done = restart.finish(context, base, record, policy, swapped, result, partial(_swap_back, context, nest))
     except GateFailed as exc:
         if exc.result["restart"]["rolled_back"]:
-            exc.result["warnings"] += verdict_warnings(context, base, record)
+            exc.result["warnings"] += recorded_verdicts.warnings(context, base, record)
         if still_failing := exc.result["restart"]["still_failing"]:
             reason = f"its automatic rollback failed: {', '.join(still_failing)}"
             ops_hold.add(base, Hold(result["to"], reason, context.by, now()))
@@ -362,18 +357,6 @@ def warnings_of(record: Record, generation: Generation | None) -> list[str]:
         generation: The generation that is live, or becomes live; ``None`` if it is not made yet.
     """
     return [*_content_warnings(record, generation), *_pristine_warnings(record, generation)]
-
-
-def verdict_warnings(context: Context, base: Base, record: Record) -> list[str]:
-    """Return a warning for each image that breaks or is impaired over the live content, by recorded judgements."""
-    over = judgements.read(base.store.layout.judged).evidence.get(record.live.id, Evidence())
-    images = bases.images_on(context.engine, base.chain_id)
-    found = [(image.name, over.images[image.id]) for image in images if image.id in over.images]
-    return [
-        f"{name} {_CLAUSES[each.verdict]} over {record.live.version}: {each.reasons[0].subject} {each.reasons[0].text}"
-        for name, each in found
-        if each.verdict in _CLAUSES and each.reasons
-    ]
 
 
 def _pristine_warnings(record: Record, generation: Generation | None) -> list[str]:
