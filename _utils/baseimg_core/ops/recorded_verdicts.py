@@ -24,9 +24,9 @@ def warnings(context: Context, base: Base, record: Record) -> list[str]:
     """
     over = judgements.read(base.store.layout.judged).evidence.get(record.live.id, Evidence())
     images = bases.images_on(context.engine, base.chain_id)
-    found = [(image.name, over.images[image.id]) for image in images if image.id in over.images]
+    findings = [(image.name, over.images[image.id]) for image in images if image.id in over.images]
     return [
         f"{name} {_CLAUSES[each.verdict]} over {record.live.version}: {each.reasons[0].subject} {each.reasons[0].text}"
-        for name, each in found
+        for name, each in findings
         if each.verdict in _CLAUSES and each.reasons
     ]
