@@ -96,8 +96,8 @@ class ContainerGate:
         return f"has a probe that exits with {code}" if code else ""
 
     def failure(self, reason: str) -> dict[str, Any]:
-        """Return the fields of a failure: the reason, and the last lines of the container's log."""
-        return {"reason": reason, "log": last_lines(self._engine, self.container)}
+        """Return the fields of the container's failure."""
+        return failure(self._engine, self.container, reason)
 
     def __str__(self) -> str:
         return f"{self.container.name} {self._lacking}"
@@ -141,7 +141,12 @@ def await_gates(gates: Iterable[ContainerGate], waiting: Callable[[str], None], 
     return failed
 
 
-def last_lines(engine: Engine, container: Container) -> list[str]:
+def failure(engine: Engine, container: Container, reason: str) -> dict[str, Any]:
+    """Return the fields of a container's failure: the reason, and the last lines of its log."""
+    return {"reason": reason, "log": _last_lines(engine, container)}
+
+
+def _last_lines(engine: Engine, container: Container) -> list[str]:
     """Return the last lines of a container's log; empty if the log is unreadable."""
     try:
         return [printable(line) for line in engine.logs(container.id, _LOG_LINES)]

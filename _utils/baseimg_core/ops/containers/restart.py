@@ -35,7 +35,7 @@ from ...model.store.record import Generation, Record
 from .. import bases
 from ..bases import Base
 from . import usage
-from .gate import last_lines
+from .gate import failure
 from .runner import Batch, ContainerRestarter
 
 #: Swaps a generation of the base in, after a failed gate.
@@ -296,7 +296,7 @@ class _Run:
                     self._done.failed[now.name] = self._failure(now)
 
     def _failure(self, ended: Container) -> dict[str, Any]:
-        return {"reason": f"has ended with exit code {ended.exit_code}", "log": last_lines(self._engine, ended)}
+        return failure(self._engine, ended, f"has ended with exit code {ended.exit_code}")
 
     def _set_rollback_generation(self, swapped: CompletedSwap | None, planned: RestartPlan) -> None:
         """Choose the generation for a swap back: the last swapped-out one, else the containers' old one."""

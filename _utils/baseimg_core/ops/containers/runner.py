@@ -6,13 +6,13 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from ...engine.base import Container, Engine
 from ...errors import ContainerRefused, ContainerUnknown, EngineUnreachable
 from ...model.containers.outcome import Failures
 from ...model.containers.policy import ContainerPolicy
-from .gate import POLL, ContainerGate, await_gates, last_lines
+from .gate import POLL, ContainerGate, await_gates, failure
 
 POINTS = ("restart.noted", "restart.stopped", "restart.started", "restart.gated", "back.swapped", "back.started")
 Group = tuple[Container, ...]
@@ -109,7 +109,7 @@ class ContainerRestarter:
         """
         members = [container for group in batch for container in group]
         failed = {
-            container.name: self._failure(container, refused[container.id])
+            container.name: failure(self._engine, container, refused[container.id])
             for container in members
             if container.id in refused
         }
@@ -119,9 +119,6 @@ class ContainerRestarter:
         if patient or not failed:
             failed.update(await_gates(gates, self._waiting, patient))
         return failed
-
-    def _failure(self, container: Container, reason: str) -> dict[str, Any]:
-        return {"reason": reason, "log": last_lines(self._engine, container)}
 
     def retry_unreachable(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """
