@@ -42,7 +42,7 @@ _USELESS = ("digest-mismatch", "signature-invalid", "bundle-invalid", "base-abse
 #: Directories of downloads below the minion's cache: those of Salt's file client, and that of registries.
 _DOWNLOADS = ("files", "extrn_files", os.path.join("baseimg", "registry"))
 #: Operations after which the content of a bundle is on the node as a generation.
-_MAKE_GENERATIONS = ("apply", "converge")
+_MAKE_GENERATIONS = ("apply", "converge", "prepare")
 #: Operations that refuse a declared version.
 _REFUSING = ("fetch", "prepare", "converge")
 

@@ -74,6 +74,7 @@ def test_file_systems_that_layers_lie_on(kind: str) -> None:
         ("setxattr", errno.EOPNOTSUPP, "trusted"),
         ("setxattr", errno.EPERM, "trusted"),
         ("syncfs", errno.ENOSYS, "syncfs"),
+        ("syncfs", errno.EPERM, "syncfs"),
     ],
 )
 def test_a_missing_feature_is_found_before_anything_is_written(

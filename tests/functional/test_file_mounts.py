@@ -234,6 +234,18 @@ def test_only_the_named_mount_is_detached(jail: Jail) -> None:
     assert refusal(jail, MountChange("/etc/data", detach=(1,))).errno == errno.ESTALE
 
 
+def test_a_worker_that_survives_its_kill_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a dead FUSE server ends with that server. Here a child holds the worker's pipe."""
+    monkeypatch.setattr(file_mounts, "_REAPED", 0.1)
+    command = ["sh", "-c", "sleep 1000000 & echo $!; wait"]
+    with Worker() as worker, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        worker._process = process
+        worker.__exit__(None, None, None)
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_worker_that_does_not_answer_is_killed(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_mounts, "_GRACE", 0.05)
     with Worker(seconds=scaled(SECONDS)) as worker:

@@ -50,7 +50,7 @@ def mounts_below(root: Path) -> list[bytes]:
     """Mount points at or below `root`, deepest and newest first: the order in which to unmount them."""
     prefix = os.fsencode(root.resolve())
     points = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
         if point == prefix or point.startswith(prefix + b"/"):
             points.append(point)

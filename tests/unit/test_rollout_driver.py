@@ -258,6 +258,14 @@ class TestRollback:
         assert fake_master.rollouts.roll_back(BASE, "2020-01-01")["retcode"] == outcome.OK
         assert fleet.live_versions() == {"node1": OLD}
 
+    @pytest.mark.parametrize("since", ["01.12.2026", "yesterday", "2026-13-01", ""])
+    def test_since_anything_else_rolls_back_nothing(self, fake_master: FakeMaster, since: str) -> None:
+        fleet = fake_master.nodes(GOOD)
+        fake_master.start()
+        with pytest.raises(ArgumentInvalid, match="since"):
+            fake_master.rollouts.roll_back(BASE, since)
+        assert fleet.live_versions() == {"node1": NEW}
+
     def test_single_nodes(self, fake_master: FakeMaster) -> None:
         """The other nodes stay, the rollout stays done, and the node takes no part in a later rollback."""
         fleet = fake_master.nodes(GOOD, GOOD, DEAD)

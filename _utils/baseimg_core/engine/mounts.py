@@ -205,8 +205,8 @@ def parse(line: bytes, pid: int, namespace: str) -> Mount:
     Returns:
         The mount.
     """
-    fields = line.split()
-    kind, _source, options = fields[fields.index(b"-") + 1 :][:3]
+    fields = line.split(b" ")  # the kernel escapes a space, tab and newline, and no other white space
+    kind, _source, options = fields[fields.index(b"-", 6) + 1 :][:3]
     pairs = [(name, _unescape(value)) for name, _, value in (option.partition(b"=") for option in options.split(b","))]
     return Mount(
         pid=pid,
@@ -258,7 +258,7 @@ def _lower(pairs: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
 def _read(pid: int, namespace: str) -> Iterator[Mount]:
     try:
         with open(f"/proc/{pid}/mountinfo", "rb") as file:
-            lines = file.read().splitlines()
+            lines = file.read().split(b"\n")[:-1]
     except OSError:  # the process ended
         return
     for line in lines:

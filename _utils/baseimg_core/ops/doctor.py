@@ -280,9 +280,8 @@ def _grain(node: MinionFacts, root: str) -> Check:
     roots = default_layers_roots() if node.layers_roots is None else node.layers_roots
     if os.path.realpath(root) in map(os.path.realpath, roots):
         return Check("grain", OK, f"reads {root}")
-    command = (
-        f"echo 'baseimg: {{layers_roots: [{root}]}}' > /etc/salt/minion.d/baseimg-layers.conf, and restart the minion"
-    )
+    # a file in minion.d replaces the key of the main file, and with it the trusted keys
+    command = f"add 'layers_roots: [{root}]' below 'baseimg' in the minion's configuration, and restart the minion"
     return Check("grain", WARNING, f"does not read {root}; targeting by version misses it", "layers-unseen", command)
 
 

@@ -511,12 +511,18 @@ def _is_since(rollout: Rollout, since: str) -> bool:
     """Return True if a rollout's ID, or its time of creation, is ``since`` or later."""
     if _ID.fullmatch(since):  # four digits at its end would be read as an offset from UTC
         return rollout.id[:_ID_TIME] >= since[:_ID_TIME]
+    began = datetime.fromisoformat(rollout.created)
+    return began.replace(tzinfo=began.tzinfo or timezone.utc) >= _moment(since)
+
+
+def _moment(since: str) -> datetime:
+    """Return a time in ISO 8601; raise :class:`ArgumentInvalid` for other texts, which must not select rollouts."""
     try:
         moment = datetime.fromisoformat(since.replace("Z", "+00:00"))  # Python 3.10 reads no Z
     except ValueError:
-        return rollout.id >= since
-    began = datetime.fromisoformat(rollout.created)
-    return began.replace(tzinfo=began.tzinfo or timezone.utc) >= moment.replace(tzinfo=moment.tzinfo or timezone.utc)
+        expected = "the ID of a rollout, or a time in UTC such as '2026-12-01' or '2026-12-01T04:00Z'"
+        raise validation.wrong("since", since, expected) from None
+    return moment.replace(tzinfo=moment.tzinfo or timezone.utc)
 
 
 def _next(rollout: Rollout) -> str:

@@ -142,7 +142,17 @@ def await_gates(gates: Iterable[ContainerGate], waiting: Callable[[str], None], 
 
 
 def failure(engine: Engine, container: Container, reason: str) -> dict[str, Any]:
-    """Return the fields of a container's failure: the reason, and the last lines of its log."""
+    """
+    Return the fields of a container's failure.
+
+    Args:
+        engine: The engine.
+        container: The container.
+        reason: The reason as a clause, for people.
+
+    Returns:
+        The ``reason``, and the last lines of its ``log``.
+    """
     return {"reason": reason, "log": _last_lines(engine, container)}
 
 
