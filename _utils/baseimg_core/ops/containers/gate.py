@@ -153,10 +153,10 @@ def failure(engine: Engine, container: Container, reason: str) -> dict[str, Any]
     Returns:
         The ``reason``, and the last lines of its ``log``.
     """
-    return {"reason": reason, "log": _last_lines(engine, container)}
+    return {"reason": reason, "log": last_lines(engine, container)}
 
 
-def _last_lines(engine: Engine, container: Container) -> list[str]:
+def last_lines(engine: Engine, container: Container) -> list[str]:
     """Return the last lines of a container's log; empty if the log is unreadable."""
     try:
         return [printable(line) for line in engine.logs(container.id, _LOG_LINES)]
