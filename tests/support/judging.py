@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from baseimg_core.disk.impact.change import BaseChange
@@ -12,6 +12,17 @@ from baseimg_core.disk.stack.directories import Stack
 from baseimg_core.linux.files import hex_digest
 from baseimg_core.model.impact.overrides import ExpectedPath, ExpectedPaths
 from baseimg_core.model.stack.entry import Kind
+
+
+def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files below a directory; those in a ``bin`` directory are programs."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o755 if "bin" in path.parts else 0o644)
+    return root
 
 
 def base_change(old: Sequence[Path], new: Sequence[Path]) -> BaseChange:

@@ -13,7 +13,7 @@ import pytest
 from baseimg_core.disk.impact.judge import Judge
 from baseimg_core.model.impact.verdict import Reason
 from baseimg_core.model.packages.dpkg import InstalledPackage
-from tests.support.judging import base_change
+from tests.support.judging import base_change, write_tree
 from tests.support.packages import rpm_database
 
 NODE = {"usr/bin/node": b"\x7fELF?", "bin/sh": b"sh"}
@@ -22,24 +22,13 @@ HEADER = "usr/local/include/node/node_version.h"
 DEBIAN_NODE = "usr/lib/x86_64-linux-gnu/libnode.so"
 
 
-def tree(root: Path, files: Mapping[str, bytes]) -> Path:
-    """Write files below a directory; those in a ``bin`` directory are programs."""
-    root.mkdir()
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        path.chmod(0o755 if "bin" in path.parts else 0o644)
-    return root
-
-
 def judge(
     work: Path, old: Mapping[str, bytes], new: Mapping[str, bytes], own: Mapping[str, bytes], *command: str
 ) -> list[Reason]:
     """Judge an application of one layer; the command defaults to a shell."""
-    change = base_change([tree(work / "old", old)], [tree(work / "new", new)])
+    change = base_change([write_tree(work / "old", old)], [write_tree(work / "new", new)])
     config: dict[str, Any] = {"Cmd": list(command or ("sh",)), "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"]}
-    return Judge(change, {}).reasons([str(tree(work / "own", own))], config)
+    return Judge(change, {}).reasons([str(write_tree(work / "own", own))], config)
 
 
 @pytest.mark.parametrize(
@@ -98,19 +87,21 @@ def test_compiled_modules_of_node(tmp_path: Path, module: str, content: bytes, i
 
 def test_a_directory_of_modules_without_files_is_no_reason(tmp_path: Path) -> None:
     """`python3 -m venv --without-pip` makes one, Debian's package of Ruby another one."""
-    tree(tmp_path / "layer", {"app/x": b""})
+    write_tree(tmp_path / "layer", {"app/x": b""})
     (tmp_path / "layer/opt/venv/lib/python3.11/site-packages/empty").mkdir(parents=True)
     change = base_change(
-        [tree(tmp_path / "old", {"usr/bin/python3.11": b""})], [tree(tmp_path / "new", {"usr/bin/python3.13": b""})]
+        [write_tree(tmp_path / "old", {"usr/bin/python3.11": b""})],
+        [write_tree(tmp_path / "new", {"usr/bin/python3.13": b""})],
     )
     assert Judge(change, {}).reasons([str(tmp_path / "layer")], {"Cmd": ["/usr/bin/python3"]}) == []
 
 
 def test_the_command_of_a_declared_trial_counts_as_started(tmp_path: Path) -> None:
     change = base_change(
-        [tree(tmp_path / "old", {"bin/tool": b"", "bin/sh": b""})], [tree(tmp_path / "new", {"bin/sh": b""})]
+        [write_tree(tmp_path / "old", {"bin/tool": b"", "bin/sh": b""})],
+        [write_tree(tmp_path / "new", {"bin/sh": b""})],
     )
-    own = [str(tree(tmp_path / "own", {"app/x": b""}))]
+    own = [str(write_tree(tmp_path / "own", {"app/x": b""}))]
     assert Judge(change, {}).reasons(own, {"Cmd": ["sh"]}) == []
     (reason,) = Judge(change, {}).reasons(own, {"Cmd": ["sh"]}, trials=[("tool", "--check")])
     assert (reason.verdict.value, reason.code, reason.subject) == ("breaks", "missing-program", "tool")
@@ -118,11 +109,11 @@ def test_the_command_of_a_declared_trial_counts_as_started(tmp_path: Path) -> No
 
 def test_sources_that_the_new_base_only_touched_derive_nothing(tmp_path: Path) -> None:
     source, derived = "usr/share/ca-certificates/a.crt", "etc/ssl/certs/ca-certificates.crt"
-    old, new = (tree(tmp_path / name, {source: b"same"}) for name in ("old", "new"))
+    old, new = (write_tree(tmp_path / name, {source: b"same"}) for name in ("old", "new"))
     for directory in (new, *new.rglob("*")):
         os.utime(directory, (0, 0))
     change = base_change([old], [new])
-    own = [str(tree(tmp_path / "own", {derived: b"own"}))]
+    own = [str(write_tree(tmp_path / "own", {derived: b"own"}))]
     assert Judge(change, {}).reasons(own, {}, volumes={"/usr/share/ca-certificates": "certificates"}) == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from baseimg_core.disk.impact.judge import Judge
-from tests.support.judging import base_change
+from tests.support.judging import base_change, write_tree
 
 TRUE = Path("/bin/true").read_bytes()
 PACKAGES = "usr/lib/python3/dist-packages"
@@ -36,15 +36,6 @@ OLD = {
 KEPT = ("bin/sh", "usr/bin/python3", "usr/bin/perl", f"{PACKAGES}/corp/__init__.py")
 NEW = {name: OLD[name] for name in KEPT}
 SCRIPT = b"#!/bin/sh\n"
-
-
-def write(root: Path, files: Mapping[str, bytes]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        path.chmod(0o755 if "bin" in path.parts else 0o644)
-    return root
 
 
 @dataclass(frozen=True)
@@ -142,12 +133,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     work = tmp_path_factory.mktemp("bases")
     old = dict(OLD)
     old["usr/bin/env"] = new_env = b"\x7f"
-    return write(work / "old", old), write(work / "new", {**NEW, "usr/bin/env": new_env})
+    return write_tree(work / "old", old), write_tree(work / "new", {**NEW, "usr/bin/env": new_env})
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_what_an_application_loses(tmp_path: Path, bases: tuple[Path, Path], case: Case) -> None:
-    own = write(tmp_path, case.own or {"app/x": b""})
+    own = write_tree(tmp_path, case.own or {"app/x": b""})
     config = {"Cmd": list(case.command), "Env": ["PATH=/usr/bin:/bin"], **case.config}
     change = base_change([bases[0]], [bases[1]])
     reasons = Judge(change, {}).reasons([str(own)], config, volumes=case.mounts)
@@ -198,17 +189,17 @@ COMMON = {"bin/sh": b"sh", LOADER: Path("/", LOADER).read_bytes()}
 def test_a_symbol_without_a_version(
     tmp_path: Path, code: dict[str, bytes], program: str, command: str, expected: list[str]
 ) -> None:
-    old = write(tmp_path / "old", {LIBRARY: code["old"], **COMMON})
-    new = write(tmp_path / "new", {LIBRARY: code["new"], **COMMON})
-    own = write(tmp_path / "own", {"app/bin/run": code[program]})
+    old = write_tree(tmp_path / "old", {LIBRARY: code["old"], **COMMON})
+    new = write_tree(tmp_path / "new", {LIBRARY: code["new"], **COMMON})
+    own = write_tree(tmp_path / "own", {"app/bin/run": code[program]})
     reasons = Judge(base_change([old], [new]), {}).reasons([str(own)], {"Cmd": [command]})
     assert [f"{reason.verdict.value} {reason.code}" for reason in reasons] == expected
 
 
 def test_an_own_library_that_the_new_base_needs_in_a_newer_version(tmp_path: Path, code: dict[str, bytes]) -> None:
-    old = write(tmp_path / "old", {LIBRARY: code["X_1"], "usr/bin/tool": code["uses-kept"], **COMMON})
-    new = write(tmp_path / "new", {LIBRARY: code["X_2"], "usr/bin/tool": code["uses-X_2"], **COMMON})
-    own = write(tmp_path / "own", {LIBRARY: code["X_1"]})
+    old = write_tree(tmp_path / "old", {LIBRARY: code["X_1"], "usr/bin/tool": code["uses-kept"], **COMMON})
+    new = write_tree(tmp_path / "new", {LIBRARY: code["X_2"], "usr/bin/tool": code["uses-X_2"], **COMMON})
+    own = write_tree(tmp_path / "own", {LIBRARY: code["X_1"]})
     (reason,) = Judge(base_change([old], [new]), {}).reasons([str(own)], {"Cmd": ["sh"]})
     assert (reason.verdict.value, reason.code, reason.subject) == ("impaired", "missing-version", "usr/bin/tool")
 
@@ -238,11 +229,11 @@ def test_permissions(
         "usr/bin/cat": b"cat",
     }
     path, before, after = change
-    trees = [write(tmp_path / name, files) for name in ("old", "new")]
+    trees = [write_tree(tmp_path / name, files) for name in ("old", "new")]
     for root, mode in zip(trees, (before, after), strict=True):
         os.chown(root / "etc/key", 0, 7)
         (root / path).chmod(mode)
-    own = write(tmp_path / "own", {"app/x": b""})
+    own = write_tree(tmp_path / "own", {"app/x": b""})
     reasons = Judge(base_change(trees[:1], trees[1:]), {}).reasons([str(own)], {"Cmd": command, "User": user})
     assert [f"{reason.verdict.value} {reason.code}" for reason in reasons] == expected
 
@@ -261,11 +252,13 @@ def test_renumbered_accounts(
 ) -> None:
     trees = []
     for number in (999, 998):
-        root = write(tmp_path / str(number), {"etc/passwd": b"svc:x:%d:999::/:/bin/sh\n" % number, "srv/state": b""})
+        root = write_tree(
+            tmp_path / str(number), {"etc/passwd": b"svc:x:%d:999::/:/bin/sh\n" % number, "srv/state": b""}
+        )
         os.chown(root / "srv/state", number, 999)
         trees.append(root)
     change = base_change(trees[:1], trees[1:])
-    layer = str(write(tmp_path / "own", own))
+    layer = str(write_tree(tmp_path / "own", own))
     reasons = Judge(change, {}).reasons([layer], {"User": user}, volumes=volumes)
     assert [reason.verdict.value for reason in reasons if reason.code == "account"] == expected
 
@@ -273,10 +266,10 @@ def test_renumbered_accounts(
 def test_the_default_version_of_a_language_changes(tmp_path: Path) -> None:
     """Both versions stay, and the symlink names the other one."""
     programs = {"usr/bin/python3.9": b"\x7f", "usr/bin/python3.11": b"\x7f"}
-    trees = [write(tmp_path / name, programs) for name in ("old", "new")]
+    trees = [write_tree(tmp_path / name, programs) for name in ("old", "new")]
     for root, version in zip(trees, ("9", "11"), strict=True):
         (root / "usr/bin/python3").symlink_to(f"python3.{version}")
-    own = write(tmp_path / "own", {"usr/local/lib/python3.9/dist-packages/shop.py": b"", "app/main.py": b""})
+    own = write_tree(tmp_path / "own", {"usr/local/lib/python3.9/dist-packages/shop.py": b"", "app/main.py": b""})
     change = base_change(trees[:1], trees[1:])
     for command, expected in (("python3", ["breaks runtime"]), ("python3.9", [])):
         reasons = Judge(change, {}).reasons([str(own)], {"Cmd": [command, "/app/main.py"]})

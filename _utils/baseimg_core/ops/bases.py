@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..model.impact.verdict import Verdict
 from ..model.policy import misspelling
-from ..model.stack import ids, overlay
+from ..model.stack import ids
 from ..model.store import generations, nests
 from ..model.store.record import Generation, Record
 from . import evidence
@@ -294,17 +294,7 @@ def _status(engine: Engine, base: Base, stored: Record | None) -> dict[str, Any]
         "fixes": judged.evidence[current.id].packages if current.id in judged.evidence else {},
         "evidence": evidence.of_containers(judged, record, surveyed, images),
         "containers": surveyed.names(record.current),
-        "live": live_files(surveyed, record),
-    }
-
-
-def live_files(surveyed: usage.Usage, record: Record) -> dict[str, dict[str, str]]:
-    """Return the files that are mounted into running containers: by container, path → version."""
-    names = {container.id: container.name for container in surveyed.listed}
-    versions: dict[int | None, str] = {each.number: each.version for each in record.generations.values()}
-    return {
-        names[key]: {"/" + overlay.path_text(path): versions.get(number, "deleted") for path, number in files.items()}
-        for key, files in surveyed.live_files.items()
+        "live": surveyed.live_versions(record),
     }
 
 

@@ -28,7 +28,7 @@ def of_containers(judged: Judgements, record: Record, surveyed: Usage, images: I
         ``judged`` (``container``; ``image`` if the container is newer than the judgement; empty without one),
         ``verdict`` and ``reasons``, and ``live`` if single files are mounted into it: their paths.
     """
-    names, live = {image.id: image.name for image in images}, surveyed.live_paths
+    names, live = {image.id: image.name for image in images}, surveyed.live_versions(record)
     described = []
     for use in surveyed.uses:
         if use.container:
@@ -41,7 +41,7 @@ def of_containers(judged: Judgements, record: Record, surveyed: Usage, images: I
                     "version": generation.version if generation else "",
                     "content": use.content(record.current),
                     **_assessment(mounted, judged.evidence.get(record.live.id, Evidence()), use.container),
-                    **({"live": live[use.holder]} if use.holder in live else {}),
+                    **({"live": sorted(live[use.holder])} if use.holder in live else {}),
                 }
             )
     return described

@@ -294,7 +294,7 @@ def _image(image: Image, base: Base, is_protected: bool, containers: list[dict[s
 
 def _containers(users: Usage, images: list[Image], record: Record) -> list[dict[str, Any]]:
     """Return every container that uses the base; ``image`` is empty if its image was removed."""
-    names, live = {image.id: image.name for image in images}, bases.live_files(users, record)
+    names, live = {image.id: image.name for image in images}, users.live_versions(record)
     return [
         {
             **_container(container, names.get(container.image_id, "")),

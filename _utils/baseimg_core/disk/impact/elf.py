@@ -8,6 +8,7 @@ is checked, and no read exceeds ``_MAX_STRINGS``.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,8 +51,15 @@ def read_elf(file: BinaryIO) -> Elf:
     Raises:
         ElfInvalid: The file is damaged or not an ELF file.
     """
-    try:
+    with _damage_translated():
         return _Reader(file).elf()
+
+
+@contextlib.contextmanager
+def _damage_translated() -> Iterator[None]:
+    """Raise the errors of a parser as :class:`ElfInvalid`."""
+    try:
+        yield
     except (struct.error, OverflowError, ValueError, OSError) as exc:
         raise ElfInvalid(f"damaged ELF file: {exc}") from exc
 
@@ -79,10 +87,8 @@ def read_symbols(file: BinaryIO) -> Symbols:
     Raises:
         ElfInvalid: The file is damaged or not an ELF file.
     """
-    try:
+    with _damage_translated():
         return _Reader(file).symbols()
-    except (struct.error, OverflowError, ValueError, OSError) as exc:
-        raise ElfInvalid(f"damaged ELF file: {exc}") from exc
 
 
 class _Reader:
@@ -129,7 +135,8 @@ class _Reader:
 
     def symbols(self) -> Symbols:
         """Parse the dynamic symbol table."""
-        dynamic = next((list(self._dynamic(*place)) for place in self._places(_PT_DYNAMIC)), [])
+        places = ((offset, size) for kind, offset, _address, size in self._segments if kind == _PT_DYNAMIC and size)
+        dynamic = next((list(self._dynamic(*place)) for place in places), [])
         tags = dict(reversed(dynamic))
         size = self._symbol_table_size()
         if not size or _DT_SYMTAB not in tags:
@@ -148,10 +155,6 @@ class _Reader:
             elif binding != _STB_WEAK:
                 undefined.add(self._string(name))
         return Symbols(frozenset(defined), frozenset(undefined))
-
-    def _places(self, segment: int) -> Iterator[tuple[int, int]]:
-        """Yield offset and size of the segments of a kind."""
-        yield from ((offset, size) for kind, offset, _address, size in self._segments if kind == segment and size)
 
     def _symbol_table_size(self) -> int:
         """Return the bytes of the dynamic symbol table; 0 if no section header tells."""

@@ -61,8 +61,7 @@ class ManagedApplication:
         return {overlay.path_text(name) for place in places if place for name in side.names(place)}
 
     def _program(self, side: LayeredView, name: bytes) -> bytes:
-        search = self.config.environment.get("PATH", "").encode("utf-8", "surrogateescape")
-        place = dependencies.find_program(side, name, search or dependencies.DEFAULT_PATH)
+        place = dependencies.find_program(side, name, self.config.search_path)
         return (view.file_at(side, place) if place else None) or b""
 
     def classes(self, archives: Iterable[bytes], commands: Iterable[Sequence[str]]) -> Iterator[Reason]:

@@ -53,7 +53,7 @@ class StartedPrograms:
         self._change, self._old, self._new = change, old, new
         environment = config.environment
         self._directory = config.directory
-        self._path = environment.get("PATH", "").encode("utf-8", "surrogateescape") or dependencies.DEFAULT_PATH
+        self._path = config.search_path
         libraries = environment.get("LD_LIBRARY_PATH", "").encode("utf-8", "surrogateescape")
         self._old_loader, self._new_loader = (Loader(side, libraries, self._path) for side in (old, new))
         #: The reader of the image's texts.
@@ -130,10 +130,11 @@ class StartedPrograms:
 
     def _lost(self, before: Sequence[Problem], after: Sequence[Problem], verdict: Verdict) -> Iterator[Reason]:
         """Yield the new problems, and lost libraries in places that no search finds: a script may add them."""
-        known = {(problem.code, problem.missing, problem.of) for problem in before}
+        known = {problem.loss for problem in before}
         for problem in after:
-            is_known = (problem.code, problem.missing, problem.of) in known
-            if not is_known or (problem.code == "missing-library" and self.texts.is_lost_library(problem.missing)):
+            if problem.loss not in known or (
+                problem.code == "missing-library" and self.texts.is_lost_library(problem.missing)
+            ):
                 yield self.reason(problem, verdict)
 
     def reason(self, problem: Problem, verdict: Verdict) -> Reason:

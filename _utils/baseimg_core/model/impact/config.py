@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BundleInvalid
+from .dependencies import DEFAULT_PATH
 
 FIELDS = (
     "Env",
@@ -54,6 +55,11 @@ class ProcessConfig:
     volumes: tuple[str, ...] = ()
     #: The health check in Docker's form: ``CMD`` or ``CMD-SHELL``, then the words of the command.
     health: tuple[str, ...] = ()
+
+    @property
+    def search_path(self) -> bytes:
+        """The value of ``PATH``, or the default one: where :func:`dependencies.find_program` looks."""
+        return self.environment.get("PATH", "").encode("utf-8", "surrogateescape") or DEFAULT_PATH
 
 
 def parse(raw: Mapping[str, Any]) -> ProcessConfig:

@@ -44,6 +44,11 @@ class Problem:
     of: bytes = b""
 
     @property
+    def loss(self) -> tuple[str, bytes, bytes]:
+        """What is missing, whichever file needs it."""
+        return self.code, self.missing, self.of
+
+    @property
     def text(self) -> str:
         """The problem as a clause, for people."""
         missing = overlay.path_text(self.missing)

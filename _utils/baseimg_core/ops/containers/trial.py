@@ -168,7 +168,7 @@ def _unloadable(trial: Trial, loaded: TrialOutcome) -> str:
 def _programs(view: LayeredView, image: Image) -> Iterator[tuple[bytes, bytes] | str]:
     """Yield loader and path of each dynamic program that the image starts; a text for a missing program."""
     config = configs.parse(image.config)
-    search = os.fsencode(config.environment.get("PATH") or dependencies.DEFAULT_PATH.decode())
+    search = config.search_path
     words = (*config.entrypoint, *config.command)
     pending: list[tuple[bytes, str]] = [(os.fsencode(program), "") for program in started.programs(words)]
     for number, (name, script) in enumerate(pending):

@@ -105,12 +105,14 @@ class Usage:
                 (number, names[key]) for number in sorted({each for each in files.values() if each is not None})
             )
 
-    @property
-    def live_paths(self) -> dict[str, list[str]]:
-        """The absolute paths of the files that baseimg mounted, by the name of the container."""
+    def live_versions(self, record: Record) -> dict[str, dict[str, str]]:
+        """Return the files that baseimg mounted: by the name of the container, absolute path → version."""
         names = {container.id: container.name for container in self.listed}
+        versions: dict[int | None, str] = {each.number: each.version for each in record.generations.values()}
         return {
-            names[key]: [f"/{overlay.path_text(path)}" for path in sorted(files)]
+            names[key]: {
+                f"/{overlay.path_text(path)}": versions.get(number, "deleted") for path, number in files.items()
+            }
             for key, files in self.live_files.items()
         }
 
