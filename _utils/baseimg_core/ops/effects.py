@@ -223,7 +223,7 @@ class LiveEffects:
             return {}
 
     def _edited(self, mounted: int | None) -> Collection[bytes]:
-        """Return the updated files that differ from what was made in a generation; all of them if that is unknown."""
+        """Return the updated files of a generation that were edited since it was made; all, if that is unknown."""
         number = self.record.current if mounted is None else mounted
         if number not in self._edits:
             paths = self._files.paths if self._files else ()

@@ -1,8 +1,8 @@
 """
 Fixed files that an image shows in the new form, although a program reads an older copy of them in another place.
 
-Two places follow from the path of the file: the directory where the base has the symlink of a merged ``/usr``, and the
-compiled form of a Python module (PEP 3147, PEP 552).
+There are two such places. One is an image's own directory ``/lib``, if the base has the symlink of a merged ``/usr``
+there. The other is the compiled form of a Python module (PEP 3147, PEP 552).
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _BY_HASH, _CHECKED = 1, 3  # flags
 
 def below_own_directories(expected: Mapping[bytes, ExpectedPath], content: Stack, image: Stack) -> set[bytes]:
     """
-    Return the files that an image shows in another form below its own ``/lib``, where the base has a symlink.
+    Return the files of ``/usr/lib`` that an image has again below a directory ``/lib`` of its own, and that differ.
+
+    The base has a symlink to ``usr/lib`` there. The same holds for ``/bin``, ``/sbin`` and ``/lib64``.
 
     Args:
         expected: What the content shows at each fixed path.

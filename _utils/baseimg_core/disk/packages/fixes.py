@@ -64,7 +64,7 @@ def difference(
 
 
 def _by_architecture(named: Mapping[str, tuple[str, ...]], updated: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return advisories by package, where a name without architecture stands for every architecture that differs."""
+    """Return advisories by package. A name without architecture gives its own to each architecture that differs."""
     advisories: dict[str, set[str]] = {}
     for name, listed in named.items():
         several = [each for each in updated if each.startswith(f"{name}:")]

@@ -1,4 +1,8 @@
-"""Locales of the GNU C library: names in variables, and where the library looks for them (locale(7), localedef(1))."""
+"""
+Locales of the GNU C library: the variables that name them, and the places where the library looks for them.
+
+See locale(7) and localedef(1).
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def resolve(view: View, path: bytes, partial: bool = False) -> bytes | None:
     Args:
         view: The file system.
         path: An absolute or relative path; both start at the root.
-        partial: True to keep the names from where the path does not exist.
+        partial: True for a path of which only the first names exist: the other names stay as they are.
 
     Returns:
         The relative path without symlinks; ``None`` if it does not exist, except with ``partial``.

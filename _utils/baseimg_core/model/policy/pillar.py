@@ -199,7 +199,7 @@ def value_of(raw: Mapping[str, Any], root: str = "") -> object:
     """
     Return the pillar key ``baseimg``; ``None`` without it.
 
-    Salt 3008 gives functions a pillar whose texts print as asterisks. Messages must show what was found.
+    The texts of Salt 3008's pillar print as asterisks. So they are converted: messages show the declared value.
 
     Args:
         raw: The whole pillar.

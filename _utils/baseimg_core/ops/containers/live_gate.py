@@ -23,7 +23,9 @@ def probe_containers(
     engine: Engine, base: Base, record: Record, policy: ContainerPolicy, delivered: dict[str, ContainerResult]
 ) -> Failures:
     """
-    Run the probes of containers that show mounted files, and detach the files where a probe fails. Needs the lock.
+    Run the probes of the containers that show mounted files. If a probe fails, detach the files of its container.
+
+    The caller holds the lock of the base.
 
     Every run probes all of them: an earlier run may have been killed before its probes.
 
